@@ -1,0 +1,55 @@
+"""Images: RGB uint8 arrays [H, W, 3] between stages, RGB float tensors [N, 3, H, W] in [-1, 1] inside models."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from pipeline.params import UserError
+
+Pixels = NDArray[np.uint8]
+
+
+def encode_png(image: Pixels) -> bytes:
+    """Lossless PNG bytes of an RGB uint8 array [H, W, 3]; the same pixels give the same bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(image, mode="RGB").save(buffer, format="PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def decode(data: bytes, where: str) -> Pixels:
+    """RGB uint8 array [H, W, 3] of encoded bytes; EXIF rotation applied.
+
+    Raises UserError with `where` (file and row, or path) when the bytes are not a whole image.
+    """
+    from PIL import ImageOps
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"{where}: not a readable image ({error})") from None
+
+
+def to_tensor(images: Pixels | Sequence[Pixels]) -> torch.Tensor:
+    """uint8 [N, H, W, 3] → float32 [N, 3, H, W] in [-1, 1]."""
+    batch = np.ascontiguousarray(np.stack(list(images)).transpose(0, 3, 1, 2))
+    return torch.from_numpy(batch).float() / 127.5 - 1.0
+
+
+def to_uint8(images: torch.Tensor) -> Pixels:
+    """float [N, 3, H, W] in [-1, 1] (clipped) → uint8 [N, H, W, 3], rounded to nearest."""
+    clipped = ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round()
+    return clipped.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def resize(image: Pixels, size: int) -> Pixels:
+    """Resize to size × size with PIL's antialiased Lanczos filter."""
+    if image.shape[:2] == (size, size):
+        return image
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS), dtype=np.uint8)

@@ -1,0 +1,77 @@
+"""Reads `params.yaml`. Knows the group names only: each stage's pydantic model lives with the stage's own code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+GROUPS = frozenset(
+    "seed image_size faces degradation base restore features pairs labels svm frm refl benchmark report runtime".split()
+)
+PARAMS_FILE = Path("params.yaml")
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: its message names the file, what is wrong and what to do."""
+
+
+class Params(BaseModel):
+    """Base of every group's model: unknown keys and wrong types are errors, values can't change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+M = TypeVar("M", bound=Params)
+
+
+def read(path: Path | None = None) -> dict[str, Any]:
+    """The whole params file as plain data.
+
+    Raises UserError for a missing or unreadable file and for a group that no stage knows.
+    """
+    path = path or PARAMS_FILE
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.resolve()} is missing; run from the project root or copy a file of profiles/") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must be a mapping of groups, not {type(content).__name__}")
+    if unknown := sorted(set(content) - GROUPS):
+        raise UserError(f"{path}: unknown group `{unknown[0]}`; known groups: {', '.join(sorted(GROUPS))}")
+    return content
+
+
+def load(group: str, model: type[M], path: Path | None = None) -> M:
+    """Validate one dotted group (`"refl.diffbir"`) as `model`.
+
+    Raises UserError naming the file and the key for an unknown key, a wrong type or a value out of range.
+    """
+    path = path or PARAMS_FILE
+    return validate(model, value(group, path), f"{path}: {group}")
+
+
+def value(key: str, path: Path | None = None) -> Any:
+    """The plain value under a dotted key, e.g. `value("image_size")`. Raises UserError where it is missing."""
+    path = path or PARAMS_FILE
+    content: Any = read(path)
+    for name in key.split("."):
+        if not isinstance(content, dict) or name not in content:
+            raise UserError(f"{path}: `{key}` is missing")
+        content = content[name]
+    return content
+
+
+def validate(model: type[M], content: Any, where: str) -> M:
+    """Validate plain data; the UserError's message starts with `where` and names each offending key."""
+    try:
+        # strict JSON mode takes a list for a tuple, but refuses "3" for 3
+        return model.model_validate_json(json.dumps(content if content is not None else {}))
+    except ValidationError as error:
+        problems = [f"{'.'.join([where, *(str(part) for part in e['loc'])])}: {e['msg']}" for e in error.errors()]
+        raise UserError("; ".join(problems)) from None

@@ -1,0 +1,163 @@
+"""What every stage needs around its work: errors for people, stable seeds, atomic files, devices, progress."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from tqdm import tqdm
+
+from pipeline.params import Params, UserError, load
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class RuntimeParams(Params):
+    """How to run, never what to compute: the `runtime` group is no DVC dependency of any stage."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: int = Field(2, ge=1, le=256)  # CPU threads of one process; recorded in provenance
+    num_workers: int = Field(2, ge=1, le=256)  # processes for CPU-heavy stages
+    joblib_backend: Literal["loky", "dask"] = "loky"
+    progress: bool = True
+
+
+def stage(command: Callable[P, None]) -> Callable[P, None]:
+    """Wrap a Typer command: fixed thread count, deterministic kernels, and one clear line for a user's mistake.
+
+    A `UserError` ends the process with exit code 2 and no traceback; every other exception is ours and keeps its
+    traceback.
+    """
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            configure(load("runtime", RuntimeParams))
+            command(*args, **kwargs)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    return run
+
+
+def configure(runtime: RuntimeParams) -> None:
+    """Set what makes two runs on one CPU model byte-identical: thread count and deterministic kernels."""
+    torch.set_num_threads(runtime.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def device() -> torch.device:
+    """The device of the `runtime` group; `auto` is CUDA when there is one, the CPU otherwise."""
+    name = load("runtime", RuntimeParams).device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("runtime.device is `cuda`, but torch sees no CUDA device; set it to `auto` or `cpu`")
+    return torch.device(name)
+
+
+def stable_hash(*parts: object) -> str:
+    """SHA-256 (hex) of the parts' text: the same in every process, on every machine, in any order of work."""
+    return hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).hexdigest()
+
+
+def stable_seed(*parts: object) -> int:
+    """A 63-bit seed made from params and stable ids, e.g. `stable_seed(seed, "degrade", face_id)`."""
+    return int(stable_hash(*parts)[:16], 16) >> 1
+
+
+def rng(*parts: object) -> np.random.Generator:
+    """A numpy generator seeded by `stable_seed(*parts)`."""
+    return np.random.default_rng(stable_seed(*parts))
+
+
+def torch_rng(*parts: object) -> torch.Generator:
+    """A CPU torch generator seeded by `stable_seed(*parts)`; noise is drawn on the CPU, so it is the same on a GPU."""
+    return torch.Generator().manual_seed(stable_seed(*parts))
+
+
+def noise_like_ids(ids: list[str], shape: tuple[int, ...], *parts: object) -> torch.Tensor:
+    """Standard normal noise [len(ids), *shape], each row from its own id: independent of batching and order."""
+    return torch.stack([torch.randn(shape, generator=torch_rng(*parts, one)) for one in ids])
+
+
+@contextmanager
+def atomic(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success fsync it and rename it into place, on error remove it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write JSON atomically, keys in the order given, floats rounded to 6 digits so that diffs stay readable."""
+    write_text(path, json.dumps(_rounded(value), indent=2, allow_nan=False) + "\n")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(f"{float(value):.6g}")
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, np.bool_):
+        return bool(value)
+    return value
+
+
+def file_hash(path: Path | str) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with Path(path).open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def fingerprint(*parts: object) -> str:
+    """16 hex digits that key resumable scratch state; a `Path` part stands for the bytes of the file or folder."""
+    resolved: list[object] = []
+    for part in parts:
+        if isinstance(part, Path):
+            files = sorted(p for p in part.rglob("*") if p.is_file()) if part.is_dir() else [part]
+            resolved += [f"{f.name}:{file_hash(f)}" for f in files]
+        else:
+            resolved.append(part)
+    return stable_hash(*resolved)[:16]
+
+
+def progress(items: Iterable[T], description: str, total: int | None = None) -> tqdm[T]:
+    """A tqdm bar (hidden by `runtime.progress: false`); call `set_postfix` on it with the figures that matter."""
+    shown = load("runtime", RuntimeParams).progress
+    return tqdm(items, desc=description, total=total, disable=not shown, dynamic_ncols=True, mininterval=1.0)
