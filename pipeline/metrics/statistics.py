@@ -35,7 +35,7 @@ def paired_bootstrap(
             raise ValueError(f"{len(values)} values but {len(clusters)} cluster labels")
         _, member_of = np.unique(np.asarray(clusters), return_inverse=True)
         sums = np.bincount(member_of, weights=values)
-        sizes = np.bincount(member_of).astype(np.float64)
+        sizes = np.bincount(member_of, weights=np.ones_like(values))
     units = len(sums)
     generator = np.random.default_rng(seed)
     means = []
