@@ -1,0 +1,49 @@
+"""CPU-heavy work over several processes: `joblib` with the backend of the `runtime` group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import joblib
+
+from pipeline.params import UserError, load
+from pipeline.runtime import RuntimeParams, progress
+
+T = TypeVar("T")
+R = TypeVar("R")
+CHUNK = 32  # items of one task: fixed, so that results never depend on the number of processes
+
+
+def map_chunks(function: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T], description: str) -> list[R]:
+    """Apply `function` to chunks of `items` on `runtime.num_workers` processes; results in the order of `items`.
+
+    `function` is importable and takes a whole chunk, so that it loads its models once a process (`functools.cache`).
+    One chunk, or one worker, runs in this process.
+    """
+    runtime = load("runtime", RuntimeParams)
+    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+    if runtime.joblib_backend == "loky" and min(runtime.num_workers, len(chunks)) <= 1:
+        results = map(function, chunks)
+        return [result for chunk in progress(results, description, total=len(chunks)) for result in chunk]
+    with _backend(runtime):
+        tasks = (joblib.delayed(function)(chunk) for chunk in chunks)
+        done = joblib.Parallel(n_jobs=runtime.num_workers, return_as="generator")(tasks)
+        return [result for chunk in progress(done, description, total=len(chunks)) for result in chunk]
+
+
+@contextmanager
+def _backend(runtime: RuntimeParams) -> Iterator[None]:
+    if runtime.joblib_backend == "loky":
+        with joblib.parallel_config(backend="loky"):
+            yield
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise UserError(
+            "runtime.joblib_backend is `dask`, but `distributed` is not installed; pip install it"
+        ) from None
+    with Client(), joblib.parallel_config(backend="dask"):  # DASK_SCHEDULER_ADDRESS names the cluster; else a local one
+        yield
