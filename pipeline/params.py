@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,10 +23,27 @@ class UserError(Exception):
 class Params(BaseModel):
     """Base of every group's model: unknown keys and wrong types are errors, values can't change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 M = TypeVar("M", bound=Params)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads `1e-4` as the number it is (as DVC does) and refuses a key that is there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"`{key.value}` is there twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def read(path: Path | None = None) -> dict[str, Any]:
@@ -35,14 +53,14 @@ def read(path: Path | None = None) -> dict[str, Any]:
     """
     path = path or PARAMS_FILE
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(f"{path.resolve()} is missing; run from the project root or copy a file of profiles/") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must be a mapping of groups, not {type(content).__name__}")
-    if unknown := sorted(set(content) - GROUPS):
+    if unknown := sorted(map(str, set(content) - GROUPS)):
         raise UserError(f"{path}: unknown group `{unknown[0]}`; known groups: {', '.join(sorted(GROUPS))}")
     return content
 
@@ -71,7 +89,7 @@ def validate(model: type[M], content: Any, where: str) -> M:
     """Validate plain data; the UserError's message starts with `where` and names each offending key."""
     try:
         # strict JSON mode takes a list for a tuple, but refuses "3" for 3
-        return model.model_validate_json(json.dumps(content if content is not None else {}))
+        return model.model_validate_json(json.dumps(content if content is not None else {}, default=str))
     except ValidationError as error:
         problems = [f"{'.'.join([where, *(str(part) for part in e['loc'])])}: {e['msg']}" for e in error.errors()]
         raise UserError("; ".join(problems)) from None
