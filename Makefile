@@ -1,0 +1,74 @@
+# make repro                       the default profile (params.yaml): .venv, then the whole DAG
+# make repro PROFILE=omi-cpu FACES=/path/to/faces
+#                                  profiles/omi-cpu.yaml in .runs/omi-cpu, a git worktree at HEAD with the same DVC cache
+# make test                        .venv, then all tests
+# make lint                        ruff and mypy
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.PHONY: help venv repro profile test lint
+
+VENV ?= $(CURDIR)/.venv
+# A name on the PATH may be a shim that fails: take the first that runs, has a supported version and can make a venv.
+PYTHON ?= $(shell for python in python3.12 python3.11 python3 python /usr/bin/python3; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
+	2>/dev/null && echo $$python && break; done)
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt
+export PATH := $(VENV)/bin:$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
+
+PROFILE ?=
+RUN := .runs/$(PROFILE)
+FACES ?=
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 6
+
+venv: $(VENV)/.installed
+
+# Torch first: basicsr's setup looks for it, and builds without isolation see this torch instead of fetching another.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 with venv on the PATH; set PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) pip setuptools wheel
+	$(INSTALL) torch torchvision numpy cython
+	$(INSTALL) --no-build-isolation --editable '.[dev]'
+	touch $@
+
+ifeq ($(PROFILE),)
+repro: venv
+	dvc repro
+else
+repro: profile
+	cd $(RUN) && dvc repro
+endif
+
+# The run's own lock, metrics and plots stay when its code moves to the new HEAD, so that only what changed runs again.
+KEPT := dvc.lock metrics plots
+profile: venv
+	@test -f profiles/$(PROFILE).yaml || { echo "error: profiles/$(PROFILE).yaml is missing; there are: $$(cd profiles && echo *.yaml)" >&2; exit 1; }
+	@git diff --quiet HEAD -- pipeline stages dvc.yaml || echo "note: $(RUN) runs the committed code (HEAD), not your uncommitted edits"
+	@git worktree prune
+	@if [ -d $(RUN) ]; then \
+	  cd $(RUN); tar -cf .kept.tar $$(ls -d $(KEPT) 2>/dev/null) --files-from /dev/null; \
+	  git checkout --quiet --force --detach $$(git -C $(CURDIR) rev-parse HEAD); \
+	  rm -rf $(KEPT); tar -xf .kept.tar; rm .kept.tar; \
+	else \
+	  git worktree add --quiet --detach $(RUN) HEAD; \
+	  cd $(RUN); rm -rf $(KEPT); \
+	fi
+	@cd $(RUN) && dvc config --local cache.dir "$$(cd $(CURDIR) && dvc cache dir)"
+	@cp profiles/$(PROFILE).yaml $(RUN)/params.yaml
+	@if [ -n "$(FACES)" ]; then \
+	  test -d "$(FACES)" || { echo "error: FACES=$(FACES) is no folder" >&2; exit 1; }; \
+	  ln -sfn "$$(cd "$(FACES)" && pwd)" $(RUN)/faces; \
+	fi
+
+test: venv
+	pytest
+
+lint: venv
+	ruff check .
+	ruff format --check .
+	mypy pipeline stages

@@ -1,0 +1,134 @@
+"""What a stage really imports and reads, found without running it: what dvc.yaml's `deps` and `params` must say.
+
+`python -m tests.closure` says where dvc.yaml differs; `python -m tests.closure --write` brings it up to date.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("pipeline", "stages")
+UNTRACKED = {"runtime"}  # how to run, never what to compute
+
+
+@cache
+def tree(module: Path) -> ast.Module:
+    return ast.parse((ROOT / module).read_text(encoding="utf-8"))
+
+
+def module_file(name: str) -> Path | None:
+    """`pipeline.refl.losses` → pipeline/refl/losses.py; None for a package (its `__init__.py` is empty) or a name."""
+    path = Path(*name.split(".")).with_suffix(".py")
+    return path if (ROOT / path).is_file() else None
+
+
+def imported(module: Path) -> Iterator[Path]:
+    """Our modules that one file imports, anywhere in it (also inside functions and under TYPE_CHECKING)."""
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}:{node.lineno}: a relative import"
+            names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        yield from (file for name in names if name.split(".")[0] in PACKAGES and (file := module_file(name)))
+
+
+def closure(stage: str) -> list[Path]:
+    """The stage's file and every module of ours that it imports, directly or not, sorted."""
+    found: set[Path] = set()
+    waiting = [Path("stages") / f"{stage}.py"]
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting.extend(imported(module))
+    return sorted(found)
+
+
+def package_data(stage: str) -> list[Path]:
+    """Files beside a stage's modules that they name in a string, e.g. a Jinja2 template."""
+    folders = {module.parent for module in closure(stage)} - {Path(name) for name in PACKAGES}
+    beside = {
+        file.relative_to(ROOT)
+        for folder in folders
+        for file in (ROOT / folder).rglob("*")
+        if file.is_file() and file.suffix not in (".py", ".pyc")
+    }
+    strings = {
+        node.value
+        for module in closure(stage)
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    return sorted(file for file in beside if file.name in strings)
+
+
+def groups(stage: str) -> set[str]:
+    """Keys of params.yaml that the closure reads by `load("…")` or `value("…")`; a computed part is `*`."""
+    read: set[str] = set()
+    for module in closure(stage):
+        if module == Path("pipeline/params.py"):
+            continue
+        for node in ast.walk(tree(module)):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            function = node.func
+            name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+            if name in ("load", "value") and (key := _text(node.args[0])):
+                read.add(key)
+    return {key for key in read if key.split(".")[0] not in UNTRACKED}
+
+
+def _text(node: ast.expr) -> str | None:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in node.values)
+    return None
+
+
+def stages(dag: dict[str, Any]) -> list[str]:
+    return [name for name in dag["stages"] if (ROOT / "stages" / f"{name}.py").is_file()]
+
+
+def code_deps(deps: list[str]) -> list[str]:
+    """The code among a stage's deps; the rest is data."""
+    return sorted(dep for dep in deps if dep.split("/")[0] in PACKAGES)
+
+
+def wanted(stage: str) -> list[str]:
+    return sorted(str(path) for path in [*closure(stage), *package_data(stage)])
+
+
+def main(write: bool) -> int:
+    """Print what differs, or write it; the exit code says whether anything did."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 120
+    path = ROOT / "dvc.yaml"
+    dag = yaml.load(path)
+    changed = 0
+    for name in stages(dag):
+        deps = list(dag["stages"][name]["deps"])
+        code, want = code_deps(deps), wanted(name)
+        for dep in sorted(set(code) ^ set(want)):
+            changed += 1
+            print(f"{name}: {'-' if dep in code else '+'} {dep}")
+        if code != want:
+            dag["stages"][name]["deps"] = [*want, *(dep for dep in deps if dep not in code)]
+    if write and changed:
+        yaml.dump(dag, path)
+    return 1 if changed and not write else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(write="--write" in sys.argv[1:]))
