@@ -22,10 +22,12 @@ def tree(module: Path) -> ast.Module:
     return ast.parse((ROOT / module).read_text(encoding="utf-8"))
 
 
-def module_file(name: str) -> Path | None:
-    """`pipeline.refl.losses` → pipeline/refl/losses.py; None for a package (its `__init__.py` is empty) or a name."""
-    path = Path(*name.split(".")).with_suffix(".py")
-    return path if (ROOT / path).is_file() else None
+def module_files(name: str) -> list[Path]:
+    """`pipeline.refl.losses` → pipeline/refl/losses.py, and the `__init__.py` on the way that are not empty."""
+    path = Path(*name.split("."))
+    inits = [folder / "__init__.py" for folder in (path, *path.parents)]
+    files = [path.with_suffix(".py"), *(init for init in inits if init.parent != Path())]
+    return [file for file in files if (ROOT / file).is_file() and (ROOT / file).read_text(encoding="utf-8").strip()]
 
 
 def imported(module: Path) -> Iterator[Path]:
@@ -38,7 +40,7 @@ def imported(module: Path) -> Iterator[Path]:
             names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
             continue
-        yield from (file for name in names if name.split(".")[0] in PACKAGES and (file := module_file(name)))
+        yield from (file for name in names if name.split(".")[0] in PACKAGES for file in module_files(name))
 
 
 def closure(stage: str) -> list[Path]:

@@ -1,0 +1,78 @@
+"""Pixels survive the way through PNG and tensors."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline import images
+from pipeline.params import UserError
+
+
+@pytest.fixture
+def picture() -> images.Pixels:
+    return np.random.default_rng(0).integers(0, 256, (20, 16, 3), dtype=np.uint8)
+
+
+def test_png_is_lossless_and_repeats(picture: images.Pixels) -> None:
+    data = images.encode_png(picture)
+    assert np.array_equal(images.decode(data, "here"), picture)
+    assert images.encode_png(picture.copy()) == data
+
+
+def test_every_pixel_value_survives_the_tensor(picture: images.Pixels) -> None:
+    ramp = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    tensor = images.to_tensor([ramp])
+    assert tensor.shape == (1, 3, 16, 16)
+    assert (tensor.min(), tensor.max()) == (-1, 1)
+    assert np.array_equal(images.to_uint8(tensor)[0], ramp)
+    assert torch.equal(images.to_tensor(np.stack([picture, picture])), images.to_tensor([picture, picture]))
+
+
+def test_values_outside_the_range_are_clipped() -> None:
+    assert images.to_uint8(torch.tensor([-3.0, 3.0, 0.0]).view(1, 3, 1, 1)).tolist() == [[[[0, 255, 128]]]]
+
+
+def test_exif_rotation_is_applied_and_grey_and_alpha_become_rgb(picture: images.Pixels) -> None:
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90° clockwise to show
+    Image.fromarray(picture).save(buffer, format="PNG", exif=exif)
+    assert np.array_equal(images.decode(buffer.getvalue(), "here"), np.rot90(picture, -1))
+    for mode in ("L", "RGBA", "P"):
+        buffer = io.BytesIO()
+        Image.fromarray(picture).convert(mode).save(buffer, format="PNG")
+        assert images.decode(buffer.getvalue(), "here").shape == (20, 16, 3)
+
+
+@pytest.mark.parametrize("cut", [0, 10, 400, -60])
+@pytest.mark.parametrize("format_", ["PNG", "JPEG"])
+def test_a_broken_image_is_named(picture: images.Pixels, format_: str, cut: int) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.kron(picture, np.ones((4, 4, 1), dtype=np.uint8))).save(buffer, format=format_)
+    with pytest.raises(UserError, match=r"^faces: row 3: not a readable image") as error:
+        images.decode(buffer.getvalue()[: cut or 0], "faces: row 3")
+    assert "\n" not in str(error.value)
+
+
+def test_bytes_that_are_no_image_are_named() -> None:
+    with pytest.raises(UserError, match=r"^a\.jpg: not a readable image"):
+        images.decode(b"<html>not found</html>", "a.jpg")
+
+
+def test_an_image_bomb_is_refused(monkeypatch: pytest.MonkeyPatch, picture: images.Pixels) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(UserError, match=r"^big\.png: not a readable image"):
+        images.decode(images.encode_png(picture), "big.png")
+
+
+def test_resize_keeps_an_image_that_fits_and_the_mean_of_one_that_does_not(picture: images.Pixels) -> None:
+    square = picture[:16, :16]
+    assert images.resize(square, 16) is square
+    small = images.resize(picture, 8)
+    assert small.shape == (8, 8, 3)
+    assert abs(float(small.mean()) - float(picture.mean())) < 3

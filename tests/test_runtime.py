@@ -1,0 +1,145 @@
+"""Seeds, atomic files, errors and devices: what every stage leans on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import runtime
+from pipeline.params import UserError
+
+RUNTIME = "runtime: {device: %s, threads: 2, num_workers: 1, joblib_backend: loky, progress: false}\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "params.yaml").write_text(RUNTIME % "cpu")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_seeds_are_known_values_and_differ_by_each_part() -> None:
+    """Known, so the same in every process (no salted hash); a change would silently change every published number."""
+    assert runtime.stable_seed(0, "degrade", "abc") == 6318528062629830883
+    assert len({runtime.stable_seed(*parts) for parts in [(0, "a"), (1, "a"), (0, "b"), ("a", 0), ("0a",)]}) == 5
+    assert 0 <= runtime.stable_seed("x") < 2**63
+
+
+def test_parts_do_not_run_into_each_other() -> None:
+    assert runtime.stable_hash("ab", "c") != runtime.stable_hash("a", "bc")
+
+
+def test_noise_of_an_id_does_not_depend_on_its_batch() -> None:
+    together = runtime.noise_like_ids(["a", "b", "c"], (3, 4, 4), 7, "rollout")
+    apart = torch.cat([runtime.noise_like_ids([one], (3, 4, 4), 7, "rollout") for one in "cab"])
+    assert torch.equal(together, apart[[1, 2, 0]])
+    assert not torch.equal(together[0], together[1])
+    assert not torch.equal(together, runtime.noise_like_ids(["a", "b", "c"], (3, 4, 4), 8, "rollout"))
+
+
+def test_generators_repeat() -> None:
+    assert runtime.rng(1, "x").random() == runtime.rng(1, "x").random()
+    first, second = (torch.randn(3, generator=runtime.torch_rng(1, "x")) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_an_atomic_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "out.bin"
+    with runtime.atomic(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    with pytest.raises(RuntimeError), runtime.atomic(path) as temporary:  # noqa: PT012
+        temporary.write_bytes(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == b"new"
+    assert [entry.name for entry in path.parent.iterdir()] == ["out.bin"]
+
+
+def test_json_is_rounded_ordered_and_refuses_nan(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    content = {"b": np.float64(1 / 3), "a": [np.int64(2), np.bool_(True), 123456789.0], 3: (1.0,)}
+    runtime.write_json(path, content)
+    assert path.read_text().endswith("}\n")
+    assert list(json.loads(path.read_text()).items()) == [("b", 0.333333), ("a", [2, True, 123457000.0]), ("3", [1.0])]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        runtime.write_json(path, {"x": float("nan")})
+    assert json.loads(path.read_text())["b"] == 0.333333
+
+
+def test_a_fingerprint_follows_bytes_names_and_parameters(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "a").write_text("1")
+    before = runtime.fingerprint("lr 0.1", folder)
+    assert before == runtime.fingerprint("lr 0.1", folder)
+    assert before != runtime.fingerprint("lr 0.2", folder)
+    (folder / "a").write_text("2")
+    assert before != runtime.fingerprint("lr 0.1", folder)
+    (folder / "a").rename(folder / "b")
+    (folder / "b").write_text("1")
+    assert before != runtime.fingerprint("lr 0.1", folder)
+
+
+def test_a_users_mistake_is_one_line_and_exit_code_2(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    @runtime.stage
+    def command() -> None:
+        raise UserError("data/faces: empty; run `dvc repro prepare`")
+
+    with pytest.raises(SystemExit) as ended:
+        command()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: data/faces: empty; run `dvc repro prepare`\n"
+
+
+def test_our_own_mistakes_keep_their_traceback(project: Path) -> None:
+    @runtime.stage
+    def command() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        command()
+
+
+def test_a_stage_sets_the_thread_count_of_the_runtime_group(project: Path) -> None:
+    before = torch.get_num_threads()
+    (project / "params.yaml").write_text((RUNTIME % "cpu").replace("threads: 2", "threads: 1"))
+    seen: list[int] = []
+    runtime.stage(lambda: seen.append(torch.get_num_threads()))()
+    torch.set_num_threads(before)
+    assert seen == [1]
+
+
+@pytest.mark.parametrize(("wanted", "found"), [("auto", "cpu"), ("cpu", "cpu")])
+def test_the_device_without_a_gpu(project: Path, monkeypatch: pytest.MonkeyPatch, wanted: str, found: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (project / "params.yaml").write_text(RUNTIME % wanted)
+    assert runtime.device() == torch.device(found)
+
+
+def test_a_device_that_is_not_there_is_an_error_not_a_fallback(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (project / "params.yaml").write_text(RUNTIME % "cuda")
+    with pytest.raises(UserError, match=r"runtime\.device is `cuda`, but torch sees no CUDA device"):
+        runtime.device()
+    (project / "params.yaml").write_text(RUNTIME % "tpu")
+    with pytest.raises(UserError, match=r"runtime\.device"):
+        runtime.device()
+
+
+def test_a_killed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    path.write_text("old")
+    code = (
+        "import os, signal, sys; from pipeline.runtime import atomic\n"
+        "with atomic(sys.argv[1]) as t: t.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert done.returncode == -9
+    assert path.read_text() == "old"
