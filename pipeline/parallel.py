@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import joblib
@@ -33,10 +34,19 @@ def map_chunks(function: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T
         return [result for chunk in progress(done, description, total=len(chunks)) for result in chunk]
 
 
+def parallel_map(function: Callable[[T], R], items: Sequence[T], description: str) -> list[R]:
+    """`[function(item) for item in items]` on the same processes, for functions of a single item."""
+    return map_chunks(partial(_each, function), items, description)
+
+
+def _each(function: Callable[[T], R], chunk: Sequence[T]) -> list[R]:
+    return [function(item) for item in chunk]
+
+
 @contextmanager
 def _backend(runtime: RuntimeParams) -> Iterator[None]:
     if runtime.joblib_backend == "loky":
-        with joblib.parallel_config(backend="loky"):
+        with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
             yield
         return
     try:

@@ -1,0 +1,153 @@
+"""Your own faces: a folder of aligned images, or of photos in which faces are found and aligned."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.faces.detection import alignment, frontal_score, load_detector, warp
+from pipeline.faces.params import FacesParams
+from pipeline.faces.records import Face, Reject, short_id
+from pipeline.images import Pixels, decode, resize
+from pipeline.parallel import parallel_map
+from pipeline.params import UserError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+CHUNK = 1024  # files looked at before asking whether there are enough faces
+PERSONS = "metadata.csv"  # columns file_name (relative to the folder) and person
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads one image file of the folder into faces; travels to worker processes."""
+
+    folder: Path
+    params: FacesParams
+    image_size: int
+    persons: Mapping[str, str]
+
+    def __call__(self, name: str) -> list[Face] | Reject:
+        """The faces of the file `name` (relative to the folder), or why there are none."""
+        try:
+            data = (self.folder / name).read_bytes()
+            image = decode(data, name)
+            caption = read_caption(self.folder / name)
+            group = self._group(name, data)
+            crops = self._aligned(image) if self.params.aligned else self._photo(image)
+        except OSError as error:
+            return Reject(name, f"not readable ({error.strerror})")
+        except UserError as error:
+            return Reject(name, str(error).removeprefix(f"{name}: "))
+        height, width = image.shape[:2]
+        content = hashlib.sha256(data).hexdigest()
+        return [Face(short_id(content, crop), face, width, height, name, group, caption) for crop, face in crops]
+
+    def _aligned(self, image: Pixels) -> list[tuple[str, Pixels]]:
+        height, width = image.shape[:2]
+        if height != width:
+            raise UserError(f"not square ({width} × {height}); aligned faces are, photos need `faces.aligned: false`")
+        if self.params.min_detection_score is not None:
+            score = frontal_score(image)
+            if score < self.params.min_detection_score:
+                raise UserError(f"no face (detection score below {self.params.min_detection_score:g})")
+        return [("whole", resize(image, self.image_size))]
+
+    def _photo(self, image: Pixels) -> list[tuple[str, Pixels]]:
+        params = self.params
+        detect = load_detector(params.detector, params.weights, params.detection_size)
+        crops = []
+        for found in detect(image, params.min_detection_score or 0):
+            if (matrix := alignment(found.points, self.image_size)) is not None:
+                crops.append((str(found.box), warp(image, matrix, self.image_size)))
+        if not crops:
+            raise UserError(f"no face (no detection score above {params.min_detection_score:g})")
+        return crops
+
+    def _group(self, name: str, data: bytes) -> str:
+        if self.params.group_by == "file":
+            return short_id("file", hashlib.sha256(data).hexdigest())
+        if self.params.group_by == "folder":
+            return short_id("folder", Path(name).parent.as_posix())
+        if name not in self.persons:
+            raise UserError(f"no person in {PERSONS}")
+        return short_id("person", self.persons[name])
+
+
+def folder_faces(params: FacesParams, image_size: int) -> tuple[list[Face], list[Reject]]:
+    """Up to `params.count` faces of the folder, in the order of their paths, and the files that gave none.
+
+    Raises UserError for a missing or empty folder, no face at all, or too many rejected files.
+    """
+    folder = Path(params.folder or "")
+    names = image_names(folder)
+    persons = read_persons(folder) if params.group_by == "person" else {}
+    if not params.aligned:
+        load_detector(params.detector, params.weights, params.detection_size)  # missing weights are said once, here
+    read = Reader(folder, params, image_size, persons)
+    faces: dict[str, Face] = {}
+    rejects: list[Reject] = []
+    looked_at = 0
+    for start in range(0, len(names), CHUNK):
+        if len(faces) >= params.count:
+            break
+        chunk = names[start : start + CHUNK]
+        looked_at += len(chunk)
+        for result in parallel_map(read, chunk, f"faces {len(faces)}/{params.count}"):
+            if isinstance(result, Reject):
+                rejects.append(result)
+                continue
+            for face in result:
+                first = faces.setdefault(face.face_id, face)
+                if first is not face:
+                    rejects.append(Reject(face.source, f"same bytes as {first.source}"))
+    check_rejects(folder, looked_at, len(faces), rejects, params.max_rejected)
+    return list(faces.values())[: params.count], rejects
+
+
+def image_names(folder: Path) -> list[str]:
+    """Paths of the folder's images relative to it, sorted; hidden files are left alone."""
+    if not folder.is_dir():
+        raise UserError(f"faces.folder: {folder} is no folder; give the path of your images")
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    names = sorted(path.as_posix() for path in files if not any(part.startswith(".") for part in path.parts))
+    if not names:
+        raise UserError(f"faces.folder: {folder} holds no image ({', '.join(sorted(SUFFIXES))})")
+    return names
+
+
+def read_caption(image: Path) -> str:
+    """The `.txt` beside the image on one line, "" where there is none; raises UserError when it is not UTF-8."""
+    try:
+        return " ".join(image.with_suffix(".txt").read_text(encoding="utf-8").split())
+    except FileNotFoundError:
+        return ""
+    except UnicodeDecodeError:
+        raise UserError(f"its caption {image.with_suffix('.txt').name} is not UTF-8 text") from None
+
+
+def read_persons(folder: Path) -> dict[str, str]:
+    """Person of each file from `metadata.csv` (columns file_name, person) in the folder."""
+    path = folder / PERSONS
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            rows = list(csv.DictReader(handle))
+        return {row["file_name"]: row["person"] for row in rows}
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; faces.group_by `person` reads its columns file_name and person") from None
+    except (KeyError, UnicodeDecodeError, csv.Error):
+        raise UserError(f"{path}: not a CSV file with the columns file_name and person") from None
+
+
+def check_rejects(folder: Path, looked_at: int, kept: int, rejects: list[Reject], max_rejected: float) -> None:
+    """Raise UserError when no face is left or more than `max_rejected` of the files were rejected."""
+    examples = "; ".join(f"{reject.path}: {reject.reason}" for reject in rejects[:3])
+    if not kept:
+        raise UserError(f"faces.folder: no face in the {looked_at} images of {folder} ({examples})")
+    if len(rejects) > max_rejected * looked_at:
+        raise UserError(
+            f"faces.folder: {len(rejects)} of {looked_at} images of {folder} were rejected, more than "
+            f"faces.max_rejected = {max_rejected:g} ({examples}); mend the files or raise it"
+        )

@@ -1,0 +1,41 @@
+"""Faces of the chosen source, aligned, resized and split → data/faces, with what was rejected → data/rejects."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+
+from pipeline import tables
+from pipeline.faces.folder import folder_faces
+from pipeline.faces.params import FacesParams
+from pipeline.faces.sample import sample_faces
+from pipeline.params import UserError, load, value
+from pipeline.runtime import stage
+
+FACES = Path("data/faces")
+REJECTS = Path("data/rejects")
+
+
+@stage
+def main() -> None:
+    params = load("faces", FacesParams)
+    image_size = value("image_size")
+    if params.source == "sample":
+        faces, rejects = sample_faces(params, image_size, value("seed"))
+    else:
+        faces, rejects = folder_faces(params, image_size)
+    rows = [face.row(params.splits) for face in faces]
+    counts = Counter(row["split"] for row in rows)
+    for name, share in params.splits.model_dump().items():
+        if share and not counts[name]:
+            raise UserError(f"faces: split `{name}` is empty with {len(rows)} faces; add faces or change faces.splits")
+    tables.write(tables.FACES, FACES, rows)
+    tables.write(tables.REJECTS, REJECTS, [asdict(reject) for reject in rejects])
+    print(f"{len(rows)} faces {dict(sorted(counts.items()))}, {len(rejects)} rejected")
+
+
+if __name__ == "__main__":
+    typer.run(main)
