@@ -225,8 +225,9 @@ def _check_enums(table: Table, columns: Mapping[str, Iterable[str]]) -> None:
 def _shards(table: Table, rows: Sequence[Mapping[str, Any]]) -> Iterable[list[dict[str, Any]]]:
     shard: list[dict[str, Any]] = []
     size = 0
+    pictures = [name for name, kind in table.columns.items() if kind == IMAGE]
     for row in rows:
-        weight = len(row["image"]["bytes"]) if "image" in table.columns else 200
+        weight = 200 + sum(len(row[name]["bytes"]) for name in pictures)
         if shard and size + weight > SHARD_BYTES:
             yield shard
             shard, size = [], 0
@@ -260,7 +261,8 @@ def read(table: Table, folder: Path | str, columns: Sequence[str] | None = None)
     for name in table.enums:
         if name in content.column_names:
             if wrong := sorted(set(content.column(name).unique().to_pylist()) - table.enums[name]):
-                raise UserError(f"{folder}: column `{name}` holds {wrong[0]!r}, not one of {sorted(table.enums[name])}")
+                allowed = sorted(table.enums[name])
+                raise UserError(f"{folder}: column `{name}` holds {wrong[0]!r}, not one of {allowed}; {again}")
     if set(table.key) <= set(content.column_names) and content.num_rows:
         if content.group_by(list(table.key)).aggregate([]).num_rows != content.num_rows:
             raise UserError(f"{folder}: duplicate {'/'.join(table.key)}; {again}")
