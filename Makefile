@@ -10,9 +10,11 @@ SHELL := /bin/bash
 
 VENV ?= $(CURDIR)/.venv
 # A name on the PATH may be a shim that fails: take the first that runs, has a supported version and can make a venv.
-PYTHON ?= $(shell for python in python3.12 python3.11 python3 python /usr/bin/python3; do \
+ifndef PYTHON
+PYTHON := $(shell for python in python3.12 python3.11 python3 python /usr/bin/python3; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
 	2>/dev/null && echo $$python && break; done)
+endif
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 export PATH := $(VENV)/bin:$(PATH)
@@ -23,7 +25,7 @@ RUN := .runs/$(PROFILE)
 FACES ?=
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 6
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 5
 
 venv: $(VENV)/.installed
 
