@@ -34,8 +34,8 @@ def paired_bootstrap(
         if len(clusters) != len(values):
             raise ValueError(f"{len(values)} values but {len(clusters)} cluster labels")
         _, member_of = np.unique(np.asarray(clusters), return_inverse=True)
-        sums = np.bincount(member_of, weights=values)
-        sizes = np.bincount(member_of, weights=np.ones_like(values))
+        sums = np.bincount(member_of, weights=values).astype(np.float64)
+        sizes = np.bincount(member_of).astype(np.float64)
     units = len(sums)
     generator = np.random.default_rng(seed)
     means = []

@@ -1,0 +1,78 @@
+"""Restore the benchmark's faces and keep the images, so that every score and every picture has its source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+import pyarrow as pa
+import torch
+
+from pipeline import tables
+from pipeline.evaluation.dataset import Dataset
+from pipeline.images import Pixels, decode, encode_png, to_tensor, to_uint8
+from pipeline.runtime import progress, stable_seed
+from pipeline.tables import IMAGE, Table
+
+RESTORED = Table(
+    "restored",
+    1,
+    ("model", "face_id", "sample"),
+    {
+        "model": pa.string(),  # "<restorer>/<variant>"
+        "face_id": pa.string(),
+        "sample": pa.int64(),
+        "seed": pa.int64(),
+        "image": IMAGE,
+    },
+    "benchmark",
+)
+
+
+class Restores(Protocol):
+    """What the benchmark needs of a restorer."""
+
+    def restore(self, lq: torch.Tensor, captions: list[str], ids: list[str], seed: int) -> torch.Tensor:
+        """[N, 3, H, W] in [-1, 1] → the same shape and range."""
+        ...
+
+
+def restore(
+    dataset: Dataset, restorer: Restores, model: str, samples: int, batch_size: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    """RESTORED rows: `samples` restorations of every face of `dataset`.
+
+    Sample k has the same seed for every model, so that models are compared on the same noise.
+    """
+    starts = range(0, len(dataset.ids), batch_size)
+    for sample in range(samples):
+        sample_seed = stable_seed(seed, "benchmark", sample)
+        for start in progress(starts, f"restore {model}"):
+            part = slice(start, start + batch_size)
+            ids = list(dataset.ids[part])
+            lq = to_tensor(dataset.lq[part])
+            with torch.no_grad():
+                output = restorer.restore(lq, list(dataset.captions[part]), ids, sample_seed)
+            for face_id, image in zip(ids, to_uint8(output), strict=True):
+                cell = tables.image_cell(encode_png(image), f"{model.replace('/', '-')}-{face_id}-{sample}")
+                yield {"model": model, "face_id": face_id, "sample": sample, "seed": sample_seed, "image": cell}
+
+
+def read(folder: Path | str, sample: int | None = None) -> dict[str, dict[int, dict[str, Pixels]]]:
+    """Restored images by model, sample and face id; `sample` limits what is decoded."""
+    frame: pd.DataFrame = tables.read_frame(RESTORED, folder, ["model", "face_id", "sample", "image"])
+    if sample is not None:
+        frame = frame[frame["sample"] == sample]
+    return by_model(frame.to_dict("records"), str(folder))
+
+
+def by_model(rows: list[Mapping[str, Any]], where: str) -> dict[str, dict[int, dict[str, Pixels]]]:
+    """RESTORED rows → decoded images by model, sample and face id."""
+    images: dict[str, dict[int, dict[str, Pixels]]] = {}
+    for row in rows:
+        at = f"{where}: row {row['model']} {row['face_id']}"
+        by_sample = images.setdefault(row["model"], {}).setdefault(int(row["sample"]), {})
+        by_sample[row["face_id"]] = decode(row["image"]["bytes"], at)
+    return images
