@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
@@ -15,23 +15,28 @@ from pipeline.runtime import RuntimeParams, progress
 T = TypeVar("T")
 R = TypeVar("R")
 CHUNK = 32  # items of one task: fixed, so that results never depend on the number of processes
+SHOWN = 8  # chunks from which there is a progress bar
 
 
 def map_chunks(function: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T], description: str) -> list[R]:
     """Apply `function` to chunks of `items` on `runtime.num_workers` processes; results in the order of `items`.
 
     `function` is importable and takes a whole chunk, so that it loads its models once a process (`functools.cache`).
-    One chunk, or one worker, runs in this process.
+    One chunk, or one worker, runs in this process; short work shows no bar.
     """
     runtime = load("runtime", RuntimeParams)
     chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
     if runtime.joblib_backend == "loky" and min(runtime.num_workers, len(chunks)) <= 1:
-        results = map(function, chunks)
-        return [result for chunk in progress(results, description, total=len(chunks)) for result in chunk]
+        return _gather(map(function, chunks), description, len(chunks))
     with _backend(runtime):
         tasks = (joblib.delayed(function)(chunk) for chunk in chunks)
         done = joblib.Parallel(n_jobs=runtime.num_workers, return_as="generator")(tasks)
-        return [result for chunk in progress(done, description, total=len(chunks)) for result in chunk]
+        return _gather(done, description, len(chunks))
+
+
+def _gather(done: Iterable[Sequence[R]], description: str, chunks: int) -> list[R]:
+    shown = progress(done, description, total=chunks) if chunks >= SHOWN else done
+    return [result for chunk in shown for result in chunk]
 
 
 def parallel_map(function: Callable[[T], R], items: Sequence[T], description: str) -> list[R]:

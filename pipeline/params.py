@@ -62,6 +62,9 @@ def read(path: Path | None = None) -> dict[str, Any]:
         raise UserError(f"{path} must be a mapping of groups, not {type(content).__name__}")
     if unknown := sorted(map(str, set(content) - GROUPS)):
         raise UserError(f"{path}: unknown group `{unknown[0]}`; known groups: {', '.join(sorted(GROUPS))}")
+    for name, lowest in (("seed", 0), ("image_size", 16)):  # the two that belong to no stage
+        if name in content and (type(content[name]) is not int or content[name] < lowest):
+            raise UserError(f"{path}: {name}: {content[name]!r} is no whole number of at least {lowest}")
     return content
 
 

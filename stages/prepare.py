@@ -11,6 +11,7 @@ import typer
 from pipeline import tables
 from pipeline.faces.folder import folder_faces
 from pipeline.faces.params import FacesParams
+from pipeline.faces.records import Reject
 from pipeline.faces.sample import sample_faces
 from pipeline.params import UserError, load, value
 from pipeline.runtime import stage
@@ -23,8 +24,9 @@ REJECTS = Path("data/rejects")
 def main() -> None:
     params = load("faces", FacesParams)
     image_size = value("image_size")
+    rejects: list[Reject] = []
     if params.source == "sample":
-        faces, rejects = sample_faces(params, image_size, value("seed"))
+        faces = sample_faces(params, image_size, value("seed"))
     else:
         faces, rejects = folder_faces(params, image_size)
     rows = [face.row(params.splits) for face in faces]

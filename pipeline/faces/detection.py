@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
@@ -96,8 +97,11 @@ class RetinaFaceDetector:
         from facexlib.detection.retinaface import RetinaFace  # only this detector pays for its import
 
         self.model = RetinaFace(network_name="resnet50", device=torch.device("cpu"))
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        self.model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+        try:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+            self.model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+        except (pickle.UnpicklingError, RuntimeError, AttributeError, EOFError):
+            raise UserError(f"faces.weights: {weights}: not the weights of facexlib's {RETINAFACE}") from None
 
     def __call__(self, image: Pixels, min_score: float) -> list[Found]:
         with torch.inference_mode():

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from functools import partial
 from itertools import pairwise
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 
 from pipeline.faces.detection import frontal_score
 from pipeline.faces.params import FacesParams
-from pipeline.faces.records import Face, Reject, short_id
+from pipeline.faces.records import Face, short_id
 from pipeline.images import Pixels, resize, to_uint8
 from pipeline.parallel import parallel_map
 from pipeline.params import UserError
@@ -29,32 +29,33 @@ CACHE = Path(".scratch/wheels")
 LATENT = 100
 NATIVE_SIZE = 64  # px that the generator draws
 BATCH = 64
-ROUND = 8 * BATCH  # faces drawn and looked at before asking whether there are enough
+ROUND = 64 * BATCH  # most faces held in memory before asking whether there are enough
 MAX_DRAWS = 50  # per face to keep: beyond, the detection score asks for the impossible
 
 
-def sample_faces(params: FacesParams, image_size: int, seed: int) -> tuple[list[Face], list[Reject]]:
+def sample_faces(params: FacesParams, image_size: int, seed: int) -> list[Face]:
     """The first `params.count` generated faces that dlib's frontal detector scores above the minimum.
 
     Raises UserError when the wheel can't be had or the minimum score lets too few faces through.
     """
     generator = load_generator(fetch_wheel())
+    threshold = params.min_detection_score or 0.0
     kept: list[Face] = []
     start = 0
-    while len(kept) < params.count:
-        if start >= MAX_DRAWS * params.count + ROUND:
+    while missing := params.count - len(kept):
+        if start > MAX_DRAWS * params.count:
             raise UserError(
-                f"faces.min_detection_score: only {len(kept)} of {start} generated faces score above "
-                f"{params.min_detection_score}; lower it"
+                f"faces.min_detection_score: only {len(kept)} of {start} generated faces score above {threshold:g}; "
+                "lower it"
             )
-        drawn = list(draw(generator, seed, start))
+        # whole batches (about half of the faces pass), so that no face depends on how many are asked for
+        stop = start + min(ROUND, BATCH * ceil(2 * missing / BATCH))
+        drawn = list(draw(generator, seed, start, stop))
         scores = parallel_map(frontal_score, [image for _, image in drawn], f"faces {len(kept)}/{params.count}")
-        face = partial(_face, image_size=image_size, seed=seed)
-        kept += [
-            face(*one) for one, score in zip(drawn, scores, strict=True) if score > (params.min_detection_score or 0)
-        ]
-        start += ROUND
-    return kept[: params.count], []
+        passed = [one for one, score in zip(drawn, scores, strict=True) if score > threshold]
+        kept += [_face(index, image, image_size, seed) for index, image in passed[:missing]]
+        start = stop
+    return kept
 
 
 def fetch_wheel(cache: Path = CACHE) -> Path:
@@ -94,9 +95,9 @@ def load_generator(wheel: Path) -> nn.Sequential:
 
 
 @torch.inference_mode()
-def draw(generator: nn.Sequential, seed: int, start: int) -> Iterator[tuple[int, Pixels]]:
-    """Faces `start` … `start + ROUND - 1`, each from a latent of its own (seed, index), as (index, [64, 64, 3])."""
-    for first in range(start, start + ROUND, BATCH):
+def draw(generator: nn.Sequential, seed: int, start: int, stop: int) -> Iterator[tuple[int, Pixels]]:
+    """Faces `start` … `stop - 1` (whole batches), each from a latent of its own (seed, index): (index, [64, 64, 3])."""
+    for first in range(start, stop, BATCH):
         indices = range(first, first + BATCH)
         latents = torch.stack([torch.randn(LATENT, 1, 1, generator=torch_rng(seed, "faces", i)) for i in indices])
         yield from zip(indices, to_uint8(generator(latents)), strict=True)
