@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.params import GROUPS
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pipeline", "stages")
 UNTRACKED = {"runtime"}  # how to run, never what to compute
@@ -74,22 +76,26 @@ def package_data(stage: str) -> list[Path]:
 
 
 def groups(stage: str) -> set[str]:
-    """Keys of params.yaml that the closure reads by `load("…")` or `value("…")`; a computed part is `*`."""
+    """Keys of params.yaml that the closure reads by `load("…")` or `value("…")`; a computed part is `*`.
+
+    `params.read()` reads every group. A key within a group that is read whole is left out.
+    """
     read: set[str] = set()
     for module in closure(stage):
         if module == Path("pipeline/params.py"):
             continue
         for node in ast.walk(tree(module)):
-            if not isinstance(node, ast.Call) or not node.args:
-                continue
-            function = node.func
-            name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-            if name in ("load", "value") and (key := _text(node.args[0])):
-                read.add(key)
-    return {key for key in read if key.split(".")[0] not in UNTRACKED}
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                if name == "params.read":
+                    read |= GROUPS
+                elif name.split(".")[-1] in ("load", "value") and node.args and (key := text(node.args[0])):
+                    read.add(key)
+    tracked = {key for key in read if key.split(".")[0] not in UNTRACKED}
+    return {key for key in tracked if not any(key.startswith(f"{other}.") for other in tracked)}
 
 
-def _text(node: ast.expr) -> str | None:
+def text(node: ast.expr) -> str | None:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):

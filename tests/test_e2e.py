@@ -1,0 +1,177 @@
+"""The whole DAG on profiles/ci.yaml in a temporary clone: it runs, repeats, reruns only what changed, and travels."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+REFL = {
+    f"refl@{restorer}-{variant}"
+    for restorer in ("diffbir", "osediff")
+    for variant in ("full", "no_reward", "more_base")
+}
+
+pytestmark = pytest.mark.slow
+
+
+def run(at: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """A command with this environment's `python` and `dvc` first on the PATH."""
+    environment = {**os.environ, "PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}", "NO_COLOR": "1"}
+    return subprocess.run(command, cwd=at, env=environment, capture_output=True, text=True, check=False)
+
+
+def dvc(at: Path, *arguments: str) -> str:
+    done = run(at, "dvc", *arguments)
+    assert done.returncode == 0, f"dvc {' '.join(arguments)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done.stdout + done.stderr
+
+
+def git(at: Path, *arguments: str) -> str:
+    done = run(at, "git", "-c", "user.name=test", "-c", "user.email=test@example.org", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def ran(output: str) -> set[str]:
+    """The stages that `dvc repro` ran."""
+    return set(re.findall(r"Running stage '([^']+)'", output))
+
+
+def changed(project: Path) -> set[str]:
+    """The stages that would rerun for a change of their own (what follows them is not known before they ran)."""
+    return set(json.loads(dvc(project, "status", "--json")))
+
+
+def outputs(project: Path) -> dict[str, bytes]:
+    """The bytes of everything that the stages made."""
+    folders = [project / name for name in ("data", "metrics", "plots")]
+    files = sorted(file for folder in folders for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(project)): file.read_bytes() for file in files}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone whose params.yaml is the tiny profile, after `dvc repro`."""
+    clone = tmp_path_factory.mktemp("e2e") / "clone"
+    git(ROOT, "clone", "--quiet", str(ROOT), str(clone))
+    shutil.copy(clone / "profiles/ci.yaml", clone / "params.yaml")
+    for name in ("dvc.lock", "metrics", "plots"):  # the default profile's results are not this run's
+        git(clone, "rm", "-r", "--quiet", "--ignore-unmatch", name)
+    git(clone, "commit", "--quiet", "--all", "--message", "the tiny profile")
+    if (ROOT / ".scratch/wheels").is_dir():  # fetched before: spare the network
+        shutil.copytree(ROOT / ".scratch/wheels", clone / ".scratch/wheels")
+    assert ran(dvc(clone, "repro")) == {
+        "prepare", "degrade", "base", "restore", "features", "pairs", "label", "frm", *REFL, "benchmark", "report"
+    }  # fmt: skip
+    git(clone, "add", "dvc.lock", "metrics", "plots")
+    git(clone, "commit", "--quiet", "--message", "results")
+    return clone
+
+
+@pytest.fixture
+def edited(project: Path) -> Iterator[Path]:
+    """The project, with what a test edits put back afterwards."""
+    yield project
+    git(project, "checkout", "--quiet", "--", ".")
+    dvc(project, "checkout", "--quiet", "--force")
+
+
+def edit_params(project: Path, key: str, value: Any) -> None:
+    content = yaml.safe_load((project / "params.yaml").read_text())
+    *parents, last = key.split(".")
+    group = content
+    for name in parents:
+        group = group[name]
+    assert last in group, f"{key} is no param"
+    assert group[last] != value, f"{key} is {value} already"
+    group[last] = value
+    (project / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def test_every_output_is_there_and_the_checkout_stays_clean(project: Path) -> None:
+    lock = yaml.safe_load((project / "dvc.lock").read_text())
+    made = [out["path"] for stage in lock["stages"].values() for out in stage["outs"]]
+    assert all((project / path).exists() for path in made)
+    assert git(project, "status", "--porcelain") == ""
+    benchmark = json.loads((project / "metrics/benchmark.json").read_text())
+    for restorer in ("diffbir", "osediff"):
+        assert set(benchmark["comparisons"]["test"][restorer]) == {"full-base", "full-no_reward", "full-more_base"}
+        assert "id_dlib" in benchmark["improvement"]["test"][restorer]
+    report = (project / "data/report/report.html").read_text()
+    assert not re.findall(r"""(?:src|href)=["']https?:""", report), "the report must open without network"
+
+
+def test_a_second_run_does_nothing(project: Path) -> None:
+    lock = (project / "dvc.lock").read_bytes()
+    output = dvc(project, "repro")
+    assert ran(output) == set()
+    assert "Data and pipelines are up to date" in output
+    assert (project / "dvc.lock").read_bytes() == lock
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "stages"),
+    [
+        ("faces.max_rejected", 0.3, {"prepare"}),
+        ("degradation.noise", [0.0, 3.0], {"degrade"}),
+        ("frm.seed_offset", 1, {"frm"}),
+        ("report.first_faces", 3, {"report"}),
+        ("benchmark.resamples", 123, {"benchmark"}),
+        ("runtime.num_workers", 1, set()),
+    ],
+)
+def test_a_param_concerns_the_stages_that_read_it_only(edited: Path, key: str, value: Any, stages: set[str]) -> None:
+    edit_params(edited, key, value)
+    assert changed(edited) == stages
+
+
+def test_a_docstring_of_the_report_concerns_the_report_only(edited: Path) -> None:
+    for path in sorted((edited / "pipeline/report").glob("*.py")):
+        path.write_text(path.read_text() + "\n# a remark\n")
+    assert changed(edited) == {"report"}
+
+
+def test_a_change_reruns_its_stage_and_what_follows_only(edited: Path) -> None:
+    before = outputs(edited)
+    edit_params(edited, "benchmark.resamples", 150)
+    assert ran(dvc(edited, "repro")) == {"benchmark", "report"}
+    after = outputs(edited)
+    moved = {name for name in before | after if before.get(name) != after.get(name)}
+    assert moved
+    assert {
+        name for name in moved if not name.startswith(("data/report/", "metrics/benchmark", "plots/benchmark"))
+    } == set()
+
+
+def test_running_stages_again_gives_the_same_bytes(project: Path) -> None:
+    """Fresh, without the run-cache: same CPU, same threads, same versions, same bytes."""
+    before = outputs(project)
+    again = ["prepare", "degrade", "restore", "pairs", "label", "frm", "refl@diffbir-full", "refl@osediff-full"]
+    assert ran(dvc(project, "repro", "--force", "--single-item", *again)) == set(again)
+    after = outputs(project)
+    assert {name for name in before | after if before.get(name) != after.get(name)} == set()
+    assert git(project, "status", "--porcelain") == ""
+
+
+def test_push_and_pull_bring_everything_to_another_clone(project: Path, tmp_path: Path) -> None:
+    """The three commands of the README."""
+    dvc(project, "remote", "add", "--local", "--default", "storage", str(tmp_path / "storage"))
+    dvc(project, "push")
+    other = tmp_path / "other"
+    git(tmp_path, "clone", "--quiet", str(project), str(other))
+    dvc(other, "remote", "add", "--local", "--default", "storage", str(tmp_path / "storage"))
+    dvc(other, "pull")
+    assert outputs(other) == outputs(project)
+    assert ran(dvc(other, "repro")) == set()
+    assert git(other, "status", "--porcelain") == ""

@@ -1,0 +1,133 @@
+"""Every profile is a complete, valid alternative to params.yaml, and its run leaves the checkout clean."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import params
+from tests import closure
+
+ROOT = closure.ROOT
+PROFILES = [ROOT / "params.yaml", *sorted((ROOT / "profiles").glob("*.yaml"))]
+IDS = [path.stem for path in PROFILES]
+
+
+def keys_read() -> set[str]:
+    """Every key that any stage reads by `load` or `value`, `runtime` included."""
+    return {"runtime", *(key for stage in closure.stages(dag()) for key in closure.groups(stage))}
+
+
+def dag() -> dict[str, Any]:
+    import yaml
+
+    content: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    return content
+
+
+def models() -> dict[str, type[params.Params]]:
+    """The pydantic model of each `load("key", Model)` in the code; a computed part of the key is `*`."""
+    found: dict[str, type[params.Params]] = {}
+    modules = {module for stage in closure.stages(dag()) for module in closure.closure(stage)}
+    for module in sorted(modules - {Path("pipeline/params.py")}):
+        for node in ast.walk(closure.tree(module)):
+            if not (isinstance(node, ast.Call) and len(node.args) >= 2 and isinstance(node.args[1], ast.Name)):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name == "load" and (key := closure.text(node.args[0])):
+                loaded = importlib.import_module(".".join(module.with_suffix("").parts))
+                found[key] = getattr(loaded, node.args[1].id)
+    return found
+
+
+def expand(key: str, content: dict[str, Any]) -> list[str]:
+    """`refl.*` → refl.diffbir, refl.osediff: the computed part is one of the restorers."""
+    return [key.replace("*", name) for name in content["refl"]["restorers"]] if "*" in key else [key]
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=IDS)
+def test_every_group_of_a_profile_is_valid(profile: Path) -> None:
+    content = params.read(profile)
+    for key, model in models().items():
+        for one in expand(key, content):
+            params.load(one, model, profile)
+    for key in keys_read():
+        for one in expand(key, content):
+            params.value(one, profile)
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=IDS)
+def test_a_profile_holds_every_group_and_each_is_read(profile: Path) -> None:
+    content = params.read(profile)
+    assert set(content) == params.GROUPS
+    assert {key.split(".")[0] for key in keys_read()} == params.GROUPS
+
+
+def make(clone: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`make` with the environment of these tests instead of a new one (`-o venv`)."""
+    command = ["make", "--old-file=venv", f"VENV={sys.prefix}", *arguments]
+    environment = {name: text for name, text in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=False)
+
+
+def git(clone: Path, *arguments: str) -> str:
+    command = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org", *arguments]
+    return subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    git(ROOT, "clone", "--quiet", str(ROOT), str(tmp_path / "clone"))
+    return tmp_path / "clone"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(clone: Path, tmp_path: Path) -> None:
+    run = clone / ".runs/ci"
+    faces = tmp_path / "my faces"
+    faces.mkdir()
+    done = make(clone, "profile", "PROFILE=ci", f"FACES={faces}")
+    assert done.returncode == 0, done.stderr
+    assert git(clone, "status", "--porcelain") == ""
+    assert (run / "params.yaml").read_bytes() == (clone / "profiles/ci.yaml").read_bytes()
+    assert (run / "faces").resolve() == faces.resolve()
+    assert not (run / "dvc.lock").exists()  # the default profile's results are not this run's
+    cache = [
+        subprocess.run(["dvc", "cache", "dir"], cwd=at, capture_output=True, text=True).stdout for at in (clone, run)
+    ]
+    assert Path(cache[0].strip()).resolve() == Path(cache[1].strip()).resolve()
+
+    # a later call: new code, the run's own results kept
+    (run / "dvc.lock").write_text("its own\n")
+    (run / "metrics").mkdir(exist_ok=True)
+    (run / "metrics/mine.json").write_text("{}\n")
+    (clone / "pipeline/params.py").write_text((clone / "pipeline/params.py").read_text() + "# newer\n")
+    git(clone, "commit", "-qam", "newer")
+    assert make(clone, "profile", "PROFILE=ci").returncode == 0
+    assert git(run, "rev-parse", "HEAD") == git(clone, "rev-parse", "HEAD")
+    assert (run / "pipeline/params.py").read_text().endswith("# newer\n")
+    assert (run / "dvc.lock").read_text() == "its own\n"
+    assert [path.name for path in (run / "metrics").iterdir()] == ["mine.json"]
+    assert git(clone, "status", "--porcelain") == ""
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["PROFILE=nope"], "error: profiles/nope.yaml is missing; there are: ci.yaml"),
+        (["PROFILE=ci", "FACES=/no/such/folder"], "error: FACES=/no/such/folder is no folder"),
+    ],
+)
+def test_a_wrong_profile_or_folder_is_one_clear_line(clone: Path, arguments: list[str], said: str) -> None:
+    done = make(clone, "profile", *arguments)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[0].startswith(said)
