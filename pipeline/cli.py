@@ -6,7 +6,6 @@ Heavy modules are imported inside the commands, so that `--help` answers at once
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 
 import typer
 
@@ -24,28 +23,40 @@ STAGES = {
     "report": "One self-contained HTML file.",
 }
 
+COMMANDS = {  # what people use outside the DAG: module, attribute, help
+    "restore": ("pipeline.photos", "main", "Restore the faces of your own photos with a trained restorer."),
+    "annotate": ("pipeline.annotation.commands", "annotate", "Open the page on which people judge pairs."),
+    "labels": ("pipeline.annotation.commands", "labels_app", "Rounds of pairs for people to judge, and their votes."),
+}
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     help="Blind face restoration with reward-feedback learning. The whole pipeline is `make repro` (or `dvc repro`).",
 )
 stage_app = typer.Typer(no_args_is_help=True, help="One stage of the DAG by hand; `dvc repro` runs what is needed.")
-app.add_typer(stage_app, name="stage")
 
 
-def _stage_command(name: str) -> Callable[[typer.Context], None]:
+def _mount(on: typer.Typer, path: str, module: str, attribute: str, text: str) -> None:
+    """Add a command that imports `module` only when it is called and hands it all arguments, `--help` too."""
+
     def command(context: typer.Context) -> None:
-        stage = typer.Typer(add_completion=False)
-        stage.command()(importlib.import_module(f"stages.{name}").main)
-        stage(args=context.args, prog_name=f"diffusionreward stage {name}")
+        target = getattr(importlib.import_module(module), attribute)
+        if not isinstance(target, typer.Typer):
+            single = typer.Typer(add_completion=False)
+            single.command()(target)
+            target = single
+        target(args=context.args, prog_name=f"diffusionreward {path}")
 
-    return command
+    options = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+    on.command(path.split()[-1], help=text, context_settings=options)(command)
 
 
-for _name, _help in STAGES.items():
-    # the stage parses its own options, `--help` too
-    _options = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
-    stage_app.command(_name, help=_help, context_settings=_options)(_stage_command(_name))
+for _name, (_module, _attribute, _text) in COMMANDS.items():
+    _mount(app, _name, _module, _attribute, _text)
+app.add_typer(stage_app, name="stage")
+for _name, _text in STAGES.items():
+    _mount(stage_app, f"stage {_name}", f"stages.{_name}", "main", _text)
 
 
 def main() -> None:

@@ -50,3 +50,10 @@ def test_outside_a_project_a_stage_says_where_to_run(tmp_path: Path) -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {tmp_path}/params.yaml is missing; run from the project root")
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_every_command_outside_the_dag_is_there(name: str) -> None:
+    helped = RUNNER.invoke(cli.app, [name, "--help"])
+    assert helped.exit_code == 0, helped.output
+    assert f"diffusionreward {name}" in helped.output
