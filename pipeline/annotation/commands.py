@@ -1,0 +1,118 @@
+"""The commands that people use around annotation; pipeline/cli.py mounts them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.annotation import rounds, votes
+from pipeline.annotation.labels import HUMAN_VOTES
+from pipeline.annotation.rounds import Round, RoundPlan
+from pipeline.annotation.store import Store
+from pipeline.annotation.web import serve
+from pipeline.params import UserError, validate, value
+from pipeline.runtime import stage
+
+DATABASE = "sqlite:///annotations/votes.sqlite"
+Database = Annotated[str, typer.Option(help="SQLAlchemy URL of the votes database.")]
+
+labels_app = typer.Typer(no_args_is_help=True, help="Rounds of pairs for people to judge, and their votes.")
+
+
+@labels_app.command("round")
+@stage
+def labels_round(
+    pairs: Annotated[int, typer.Option(help="Showings in the round, gold pairs and repeats included.")] = 100,
+    random: Annotated[
+        float, typer.Option(help="Share picked at random; the rest is what the SVM was unsure of.")
+    ] = 0.2,
+    gold: Annotated[float, typer.Option(help="Share whose answer is known: the HQ against a damaged image.")] = 0.05,
+    repeats: Annotated[float, typer.Option(help="Share shown once more with the sides swapped.")] = 0.05,
+    overlap: Annotated[float | None, typer.Option(help="Share judged by several people. [0.2; evaluation: 1]")] = None,
+    annotators: Annotated[int | None, typer.Option(help="How many judge those. [2; evaluation: 3]")] = None,
+    evaluation: Annotated[bool, typer.Option(help="A random round of frm_test pairs, to measure the FRM by.")] = False,
+) -> None:
+    """Write the next immutable batch of pairs below annotations/rounds and track it with DVC."""
+    plan = {
+        "seed": value("seed"),
+        "pairs": pairs,
+        "random": random,
+        "gold": gold,
+        "repeats": repeats,
+        "overlap": overlap if overlap is not None else (1.0 if evaluation else 0.2),
+        "annotators": annotators if annotators is not None else (3 if evaluation else 2),
+        "evaluation": evaluation,
+    }
+    _make_round(validate(RoundPlan, plan, "labels round"))
+
+
+def _make_round(plan: RoundPlan) -> Round:
+    made = rounds.make_round(plan)
+    tracked = rounds.track(made.folder)
+    counts = ", ".join(f"{n} {why}" for why, n in made.counts.items())
+    print(f"{made.folder}: {sum(made.counts.values())} pairs ({counts})")
+    if tracked:
+        print(f"tracked by DVC: commit {made.folder}.dvc, and `dvc push` shares the images")
+    return made
+
+
+@labels_app.command("export")
+@stage
+def labels_export(
+    database: Database = DATABASE,
+    out: Annotated[Path, typer.Option(help="The Parquet that stage `label` reads.")] = HUMAN_VOTES,
+) -> None:
+    """Write people's votes to the Parquet that the pipeline reads; votes that are in it already stay."""
+    if not _exists(database):
+        raise UserError("annotations/votes.sqlite: nobody has voted here yet; run `diffusionreward annotate`")
+    total, new = votes.export(_open(database).votes(), out)
+    if out.with_name(f"{out.name}.dvc").exists():
+        rounds.track(out)
+    print(f"{out}: {total} votes, {new} new")
+
+
+@labels_app.command("status")
+@stage
+def labels_status(
+    database: Database = DATABASE,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Show how far the rounds are and how much people agree: those in the database and those already exported."""
+    rows = {row["event_id"]: row for row in votes.exported()}
+    rows |= {row["event_id"]: row for row in (_open(database).votes() if _exists(database) else [])}
+    found = votes.status(list(rows.values()), rounds.read_rounds(), value("seed"))
+    print(json.dumps(found, indent=2) if as_json else votes.as_text(found))
+
+
+@stage
+def annotate(
+    host: Annotated[str, typer.Option(help="Beyond 127.0.0.1 a token is required.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8753,
+    token: Annotated[str | None, typer.Option(envvar="DIFFUSIONREWARD_TOKEN", help="Made up when needed.")] = None,
+    only: Annotated[list[str] | None, typer.Option("--round", help="Open only these rounds.")] = None,
+    lease_minutes: Annotated[float, typer.Option(min=0.1, help="How long a pair stays with someone away.")] = 10.0,
+    database: Database = DATABASE,
+) -> None:
+    """Open the annotation page. Without any round yet, one of 100 pairs is made first."""
+    known = rounds.read_rounds()
+    if not known:
+        labels_round()
+        known = rounds.read_rounds()
+    if only is not None:
+        if missing := sorted(set(only) - {one.round_id for one in known}):
+            raise UserError(f"no round {missing[0]}; there are: {', '.join(one.round_id for one in known)}")
+        known = [one for one in known if one.round_id in only]
+    serve(_open(database, lease_minutes * 60), known, host, port, token)
+
+
+def _open(database: str, lease_seconds: float = 600.0) -> Store:
+    if database == DATABASE:
+        Path("annotations").mkdir(exist_ok=True)
+    return Store(database, lease_seconds)
+
+
+def _exists(database: str) -> bool:
+    return database != DATABASE or Path("annotations/votes.sqlite").exists()
