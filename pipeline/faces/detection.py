@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
@@ -100,7 +99,7 @@ class RetinaFaceDetector:
         try:
             state = torch.load(weights, map_location="cpu", weights_only=True)
             self.model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
-        except (pickle.UnpicklingError, RuntimeError, AttributeError, EOFError):
+        except Exception:  # whatever bytes that are no checkpoint make torch.load and load_state_dict raise
             raise UserError(f"faces.weights: {weights}: not the weights of facexlib's {RETINAFACE}") from None
 
     def __call__(self, image: Pixels, min_score: float) -> list[Found]:

@@ -82,7 +82,11 @@ def folder_faces(params: FacesParams, image_size: int) -> tuple[list[Face], list
     Raises UserError for a missing or empty folder, no face at all, or too many rejected files.
     """
     folder = Path(params.folder or "")
+    if not folder.is_dir():
+        raise UserError(f"faces.folder: {folder} is no folder; give the path of your images")
     names = image_names(folder)
+    if not names:
+        raise UserError(f"faces.folder: {folder} holds no image ({', '.join(sorted(SUFFIXES))})")
     persons = read_persons(folder) if params.group_by == "person" else {}
     if not params.aligned:
         load_detector(params.detector, params.weights, params.detection_size)  # missing weights are said once, here
@@ -109,13 +113,8 @@ def folder_faces(params: FacesParams, image_size: int) -> tuple[list[Face], list
 
 def image_names(folder: Path) -> list[str]:
     """Paths of the folder's images relative to it, sorted; hidden files are left alone."""
-    if not folder.is_dir():
-        raise UserError(f"faces.folder: {folder} is no folder; give the path of your images")
     files = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    names = sorted(path.as_posix() for path in files if not any(part.startswith(".") for part in path.parts))
-    if not names:
-        raise UserError(f"faces.folder: {folder} holds no image ({', '.join(sorted(SUFFIXES))})")
-    return names
+    return sorted(path.as_posix() for path in files if not any(part.startswith(".") for part in path.parts))
 
 
 def read_caption(image: Path) -> str:

@@ -1,0 +1,184 @@
+"""Restore the faces of your own photos: find, align, restore, paste back softly."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.faces.detection import Detector, alignment, resized, warp
+from pipeline.faces.folder import SUFFIXES, image_names
+from pipeline.images import Pixels, decode, encode_png, resize, to_tensor, to_uint8
+from pipeline.params import UserError
+from pipeline.runtime import atomic
+
+FEATHER = 0.12  # of the aligned face's side: where the pasted face fades into the photo
+TOO_LARGE = 2.0  # times the native size: beyond, the restored face is visibly coarser than the photo around it
+
+
+class Restores(Protocol):
+    """What is needed of a restorer."""
+
+    native_size: int
+
+    def restore(self, lq: torch.Tensor, captions: Sequence[str], ids: Sequence[str], seed: int) -> torch.Tensor:
+        """[N, 3, S, S] in [-1, 1] → the same shape and range, S = `native_size`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Finder:
+    """Finds the faces of a photo: a detector of `pipeline.faces.detection` and the least score that counts."""
+
+    detector: Detector
+    min_score: float
+
+
+def restore_photos(
+    source: Path,
+    out: Path,
+    restorer: Restores,
+    finder: Finder | None,
+    device: torch.device,
+    seed: int,
+    say: Callable[[str], None] = print,
+) -> list[Path]:
+    """Restore one photo or all photos of a folder (with its subfolders) into PNG files under `out`.
+
+    `finder` None means that the images are aligned crops: each is restored as a whole, at the native size. A photo
+    without a face or that can't be read is said through `say` and skipped; so is what makes a result coarse. The same
+    photo and seed give the same result, whatever lies beside it.
+
+    Returns the files written. Raises UserError when there is no photo, when a result would replace a photo, or when
+    nothing could be restored.
+    """
+    targets = output_paths(source, out)
+    say(f"the model restores faces at {restorer.native_size} × {restorer.native_size} px")
+    written = []
+    for photo, target in targets.items():
+        try:
+            data = photo.read_bytes()
+            image = decode(data, str(photo))
+            restore = Restoration(restorer, device, seed, hashlib.sha256(data).hexdigest())
+            result, size = restore.crop(image, photo) if finder is None else restore.photo(image, photo, finder)
+        except OSError as error:
+            say(f"{photo}: skipped, not readable ({error.strerror})")
+            continue
+        except UserError as error:
+            say(f"{error}; skipped")
+            continue
+        if size > TOO_LARGE * restorer.native_size:
+            say(
+                f"{photo}: warning: a face of {size:.0f} px is more than twice the model's {restorer.native_size} px; "
+                "the restored face will look coarser than the photo around it"
+            )
+        with atomic(target) as temporary:
+            temporary.write_bytes(encode_png(result))
+        written.append(target)
+        say(f"{photo} → {target}")
+    if not written:
+        raise UserError(f"{source}: nothing was restored")
+    return written
+
+
+def output_paths(source: Path, out: Path) -> dict[Path, Path]:
+    """Where each photo of `source` (a file or a folder) is restored to: the same path under `out`, as PNG.
+
+    Raises UserError for a missing source, a folder without images and results that would replace photos.
+    """
+    if source.is_dir():
+        inside = [source / name for name in image_names(source)]
+        # results of an earlier run below the folder are no photos
+        earlier = out.resolve()
+        photos = [path for path in inside if earlier == source.resolve() or earlier not in path.resolve().parents]
+        root = source
+    elif source.is_file():
+        photos, root = [source], source.parent
+    else:
+        raise UserError(f"{source} does not exist; give a photo or a folder of photos")
+    if not photos:
+        raise UserError(f"{source} holds no image ({', '.join(sorted(SUFFIXES))})")
+    names = [photo.relative_to(root) for photo in photos]
+    same = Counter(name.with_suffix(".png") for name in names)  # a.jpg and a.png beside each other keep their suffix
+    plain = [name.with_suffix(".png") for name in names]
+    targets = [
+        out / (png if same[png] == 1 else name.with_name(f"{name.name}.png"))
+        for name, png in zip(names, plain, strict=True)
+    ]
+    if taken := {path.resolve() for path in photos} & {path.resolve() for path in targets}:
+        raise UserError(f"--out {out}: the result would replace {min(taken)}; choose another folder")
+    return dict(zip(photos, targets, strict=True))
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """Restores the faces of one photo, whose content hash names the noise."""
+
+    restorer: Restores
+    device: torch.device
+    seed: int
+    content: str
+
+    def crop(self, image: Pixels, name: Path) -> tuple[Pixels, float]:
+        """An aligned crop at the native size, and the side that it had; UserError when it is not square."""
+        height, width = image.shape[:2]
+        if height != width:
+            raise UserError(f"{name}: not square ({width} × {height}), so no aligned crop")
+        return self._faces([resize(image, self.restorer.native_size)])[0], width
+
+    def photo(self, image: Pixels, name: Path, finder: Finder) -> tuple[Pixels, float]:
+        """The photo with its faces restored, and the side (px) of the largest; UserError when it has no face."""
+        found = finder.detector(image, finder.min_score)
+        size = self.restorer.native_size
+        matrices = [matrix for face in found if (matrix := alignment(face.points, size)) is not None]
+        if not matrices:
+            raise UserError(f"{name}: no face found")
+        result = image
+        restored = self._faces([warp(image, matrix, size) for matrix in matrices])
+        # the best detection last: it stays whole where faces overlap
+        for matrix, face in zip(matrices[::-1], restored[::-1], strict=True):
+            result = paste(result, face, matrix)
+        return result, max(size / zoom(matrix) for matrix in matrices)
+
+    def _faces(self, crops: Sequence[Pixels]) -> Sequence[Pixels]:
+        ids = [f"{self.content}-{index}" for index in range(len(crops))]
+        with torch.inference_mode():
+            output = self.restorer.restore(to_tensor(crops).to(self.device), [""] * len(crops), ids, self.seed)
+        return list(to_uint8(output))
+
+
+def zoom(matrix: NDArray[np.float64]) -> float:
+    """Px of the aligned face for one px of the photo."""
+    return float(np.hypot(matrix[0, 0], matrix[1, 0]))
+
+
+def paste(photo: Pixels, face: Pixels, matrix: NDArray[np.float64]) -> Pixels:
+    """`photo` with the aligned `face` [S, S, 3] put back through the inverse of `matrix`, fading out at its edges."""
+    size = face.shape[0]
+    # a face larger than its place in the photo is first averaged down, so that the warp skips no pixels
+    small = resized(face, min(1.0, 1 / zoom(matrix)))
+    ratio = small.shape[0] / size
+    forward = matrix * ratio
+    forward[:, 2] += (ratio - 1) / 2  # centres of pixels
+    height, width = photo.shape[:2]
+    how = cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC
+    placed = cv2.warpAffine(small, forward, (width, height), flags=how, borderMode=cv2.BORDER_REPLICATE)
+    weight = cv2.warpAffine(feather(small.shape[0]), forward, (width, height), flags=cv2.WARP_INVERSE_MAP)[..., None]
+    blended = photo + weight * (placed.astype(np.float32) - photo)
+    return np.asarray(blended.round().clip(0, 255), dtype=np.uint8)
+
+
+def feather(size: int) -> NDArray[np.float32]:
+    """Weights [size, size]: 0 at the edges, rising smoothly to 1 at `FEATHER` of the side."""
+    distance = np.minimum(np.arange(size), np.arange(size)[::-1]) / max(1.0, FEATHER * size)
+    ramp = distance.clip(0, 1)
+    smooth = ramp * ramp * (3 - 2 * ramp)
+    return np.outer(smooth, smooth).astype(np.float32)

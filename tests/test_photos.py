@@ -1,0 +1,167 @@
+"""`diffusionreward restore`: photos in, photos with restored faces out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage.data import astronaut
+
+from pipeline.faces.detection import alignment, load_detector, warp
+from pipeline.images import Pixels, decode, encode_png
+from pipeline.params import UserError
+from pipeline.photos import Finder, feather, paste, restore_photos
+
+CPU = torch.device("cpu")
+
+
+class Fake:
+    """A restorer that darkens by a fixed amount, or returns what it got."""
+
+    def __init__(self, native_size: int, shift: float = 0.0) -> None:
+        self.native_size = native_size
+        self.shift = shift
+        self.ids: list[str] = []
+
+    def restore(self, lq: torch.Tensor, captions: Sequence[str], ids: Sequence[str], seed: int) -> torch.Tensor:
+        assert lq.shape[1:] == (3, self.native_size, self.native_size)
+        assert lq.abs().max() <= 1
+        assert len(captions) == len(ids) == len(lq)
+        self.ids += ids
+        return (lq - self.shift).clamp(-1, 1)
+
+
+@pytest.fixture(scope="module")
+def photo() -> Pixels:
+    return np.asarray(astronaut(), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def finder() -> Finder:
+    return Finder(load_detector("dlib", None, 512), 0.5)
+
+
+def read(path: Path) -> Pixels:
+    return decode(path.read_bytes(), str(path))
+
+
+def test_the_face_changes_and_the_rest_of_the_photo_does_not(tmp_path: Path, photo: Pixels, finder: Finder) -> None:
+    (tmp_path / "in.png").write_bytes(encode_png(photo))
+    said: list[str] = []
+    written = restore_photos(
+        tmp_path / "in.png", tmp_path / "out", Fake(128, 0.4), finder, CPU, seed=0, say=said.append
+    )
+    assert written == [tmp_path / "out/in.png"]
+    change = photo.astype(int) - read(written[0])
+    face = finder.detector(photo, 0.5)[0]
+    x, y = face.points[2].astype(int)
+    assert change[y - 10 : y + 10, x - 10 : x + 10].mean() == pytest.approx(0.4 * 127.5, abs=8)
+    left, top, right, bottom = face.box
+    margin = right - left
+    untouched = np.ones(photo.shape[:2], bool)
+    untouched[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin] = False
+    assert untouched.any()
+    assert not change[untouched].any()
+    assert any("128 × 128 px" in line for line in said)
+    assert not any("warning" in line for line in said)
+
+
+def test_every_face_of_a_photo_is_restored(tmp_path: Path, photo: Pixels, finder: Finder) -> None:
+    half = photo[:300, 60:360]
+    (tmp_path / "two.png").write_bytes(encode_png(np.concatenate([half, half[:, ::-1]], axis=1)))
+    restorer = Fake(64)
+    restore_photos(tmp_path / "two.png", tmp_path / "out", restorer, finder, CPU, seed=0, say=lambda _: None)
+    assert len(set(restorer.ids)) == 2
+
+
+@pytest.mark.parametrize("size", [64, 512])
+def test_pasting_an_aligned_face_back_gives_the_photo_again(photo: Pixels, finder: Finder, size: int) -> None:
+    matrix = alignment(finder.detector(photo, 0.5)[0].points, size)
+    assert matrix is not None
+    result = paste(photo, warp(photo, matrix, size), matrix)
+    error = np.abs(result.astype(int) - photo)
+    assert error.mean() < (2.5 if size == 64 else 0.5)  # 64 px lose detail; a shift of one pixel costs far more
+    assert result.shape == photo.shape
+
+
+def test_the_mask_has_no_seam() -> None:
+    mask = feather(64)
+    assert mask[0].max() == mask[:, -1].max() == 0
+    assert (mask[16:48, 16:48] == 1).all()
+    assert np.abs(np.diff(mask, axis=0)).max() < 0.25
+
+
+def test_aligned_crops_come_out_at_the_native_size(tmp_path: Path, photo: Pixels) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(encode_png(photo[:100, :100]))
+    (tmp_path / "in/wide.png").write_bytes(encode_png(photo[:100]))
+    said: list[str] = []
+    written = restore_photos(tmp_path / "in", tmp_path / "out", Fake(64), None, CPU, seed=0, say=said.append)
+    assert written == [tmp_path / "out/a.png"]
+    assert read(written[0]).shape == (64, 64, 3)
+    assert any("wide.png" in line and "not square" in line for line in said)
+
+
+def test_a_large_face_is_warned_about(tmp_path: Path, photo: Pixels, finder: Finder) -> None:
+    (tmp_path / "in.png").write_bytes(encode_png(photo))
+    said: list[str] = []
+    restore_photos(tmp_path / "in.png", tmp_path / "out", Fake(32), finder, CPU, seed=0, say=said.append)
+    assert any("warning" in line and "more than twice the model's 32 px" in line for line in said)
+
+
+def test_photos_without_a_face_and_broken_files_are_said_and_skipped(
+    tmp_path: Path, photo: Pixels, finder: Finder
+) -> None:
+    photos = tmp_path / "in/deep"
+    photos.mkdir(parents=True)
+    (photos / "good.png").write_bytes(encode_png(photo))
+    (photos / "empty.png").write_bytes(encode_png(np.zeros((128, 128, 3), np.uint8)))
+    (photos / "broken.jpg").write_bytes(b"no image")
+    said: list[str] = []
+    written = restore_photos(tmp_path / "in", tmp_path / "out", Fake(64), finder, CPU, seed=0, say=said.append)
+    assert written == [tmp_path / "out/deep/good.png"]
+    assert any("empty.png: no face found; skipped" in line for line in said)
+    assert any("broken.jpg: not a readable image" in line for line in said)
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["deep", "good.png"]
+
+
+def test_nothing_restored_nothing_there_and_results_over_photos_are_errors(
+    tmp_path: Path, photo: Pixels, finder: Finder
+) -> None:
+    def run(source: Path, out: Path) -> None:
+        restore_photos(source, out, Fake(64), finder, CPU, seed=0, say=lambda _: None)
+
+    with pytest.raises(UserError, match="does not exist"):
+        run(tmp_path / "nowhere", tmp_path / "out")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    with pytest.raises(UserError, match="holds no image"):
+        run(folder, tmp_path / "out")
+    (folder / "empty.png").write_bytes(encode_png(np.zeros((128, 128, 3), np.uint8)))
+    with pytest.raises(UserError, match="nothing was restored"):
+        run(folder, tmp_path / "out")
+    with pytest.raises(UserError, match="would replace"):
+        run(folder, folder)
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_never_meet_and_earlier_results_are_no_photos(tmp_path: Path, photo: Pixels) -> None:
+    for name in ("a.png", "a.bmp"):
+        (tmp_path / name).write_bytes(encode_png(photo[:64, :64]))
+    out = tmp_path / "out"
+    for _ in range(2):
+        written = restore_photos(tmp_path, out, Fake(64), None, CPU, seed=0, say=lambda _: None)
+        assert written == [out / "a.bmp.png", out / "a.png.png"]
+
+
+def test_noise_follows_the_photo_not_its_place(tmp_path: Path, photo: Pixels) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/b.png").write_bytes(encode_png(photo[:64, :64]))
+    (tmp_path / "c.png").write_bytes(encode_png(photo[:64, :64]))
+    restorer = Fake(64)
+    for source in ("one", "c.png"):
+        restore_photos(tmp_path / source, tmp_path / "out", restorer, None, CPU, seed=0, say=lambda _: None)
+    assert restorer.ids[0] == restorer.ids[1]
