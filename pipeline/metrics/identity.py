@@ -10,8 +10,9 @@ import dlib
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.compat import dlib_weights
 from pipeline.images import Pixels
-from pipeline.metrics.landmarks import enlarge, face_shape, model_file
+from pipeline.metrics.landmarks import enlarge, face_shape
 from pipeline.parallel import map_chunks
 
 CHIP = 150  # px, the input of dlib's network
@@ -19,15 +20,16 @@ CHIP = 150  # px, the input of dlib's network
 
 @cache
 def _network() -> Any:
-    return dlib.face_recognition_model_v1(model_file("dlib_face_recognition_resnet_model_v1.dat"))
+    return dlib.face_recognition_model_v1(str(dlib_weights("dlib_face_recognition_resnet_model_v1.dat")))
 
 
 def embed(images: Sequence[Pixels]) -> NDArray[np.float64]:
     """Embeddings [N, 128] of square aligned crops, aligned further by their 68 landmarks (from a fixed face box)."""
-    return np.asarray(map_chunks(_embed, images, "identity"), dtype=np.float64).reshape(-1, 128)
+    return np.asarray(map_chunks(describe, images, "identity"), dtype=np.float64).reshape(-1, 128)
 
 
-def _embed(images: Sequence[Pixels]) -> list[NDArray[np.float64]]:
+def describe(images: Sequence[Pixels]) -> list[NDArray[np.float64]]:
+    """`embed` in this process."""
     large = [enlarge(image) for image in images]
     chips = [dlib.get_face_chip(image, face_shape(image), CHIP) for image in large]
     return [np.asarray(vector) for vector in _network().compute_face_descriptor(chips)]

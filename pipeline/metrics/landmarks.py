@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import dlib
@@ -19,29 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.compat import dlib_weights
 from pipeline.images import Pixels
 from pipeline.parallel import map_chunks
-from pipeline.params import UserError
 
 SIDE = 256  # px at which dlib's models see the crop; the predictor needs a face of 100 px or more
 FACE_BOX = (42, 72, 214, 244)  # left, top, right, bottom at SIDE, of an FFHQ-aligned crop
 EYES, MOUTH = slice(36, 48), slice(48, 68)  # of the 68 points
 
 
-def model_file(name: str) -> str:
-    """Path of a model of the `face_recognition_models` wheel, whose own import needs the removed `pkg_resources`.
-
-    Raises UserError when the wheel is not installed.
-    """
-    spec = find_spec("face_recognition_models")
-    if spec is None or spec.origin is None:
-        raise UserError("face_recognition_models is not installed; rerun `make` or pip install it")
-    return str(Path(spec.origin).parent / "models" / name)
-
-
 @cache
 def _predictor() -> Any:
-    return dlib.shape_predictor(model_file("shape_predictor_68_face_landmarks.dat"))
+    return dlib.shape_predictor(str(dlib_weights("shape_predictor_68_face_landmarks.dat")))
 
 
 def enlarge(image: Pixels) -> Pixels:
@@ -58,10 +45,11 @@ def face_shape(image: Pixels) -> Any:
 
 def landmarks_68(images: Sequence[Pixels]) -> NDArray[np.float64]:
     """Landmarks [N, 68, 2] as (x, y) in pixels of each square aligned crop, in iBUG's order."""
-    return np.asarray(map_chunks(_landmarks, images, "landmarks"), dtype=np.float64).reshape(-1, 68, 2)
+    return np.asarray(map_chunks(locate, images, "landmarks"), dtype=np.float64).reshape(-1, 68, 2)
 
 
-def _landmarks(images: Sequence[Pixels]) -> list[NDArray[np.float64]]:
+def locate(images: Sequence[Pixels]) -> list[NDArray[np.float64]]:
+    """`landmarks_68` in this process."""
     points = []
     for image in images:
         found = np.array([(point.x, point.y) for point in face_shape(enlarge(image)).parts()], dtype=np.float64)

@@ -1,0 +1,75 @@
+"""Which features a candidate has, and what each needs: the deployed SVM may use what needs no original (HQ).
+
+Light to import: declarations only, the computing is in `pipeline.metrics.compute`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from pipeline.metrics.catalogue import METRICS, REWARDS, Needs, known
+from pipeline.params import Params, UserError
+from pipeline.tables import FEATURES
+
+
+class FeatureParams(Params):
+    """The `features` group."""
+
+    names: list[str] = Field(min_length=1)  # of the metrics catalogue; absent ones are said, never replaced
+    reference: bool  # whether the deployed SVM may use features that need the HQ
+    missing: Literal["error", "median"]  # what to do where a feature is no number for some candidate
+
+    @field_validator("names")
+    @classmethod
+    def _catalogued(cls, names: list[str]) -> list[str]:
+        if wrong := [name for name in names if name not in METRICS or name in REWARDS]:
+            usable = ", ".join(name for name in METRICS if name not in REWARDS)
+            raise ValueError(f"`{wrong[0]}` is no feature; choose from {usable}")
+        if len(set(names)) != len(names):
+            raise ValueError("a name occurs twice")
+        return names
+
+
+def columns(names: Iterable[str]) -> dict[Needs, list[str]]:
+    """Feature columns, sorted, by what they need: {"blind", "lq", "reference"}; a features frame serves as `names`.
+
+    Raises UserError for a column that is no feature.
+    """
+    features = known(sorted(set(names) - set(FEATURES.columns)), "data/features")
+    groups: tuple[Needs, ...] = ("blind", "lq", "reference")
+    return {needs: [metric.name for metric in features if metric.needs == needs] for needs in groups}
+
+
+def deployed(names: Iterable[str], reference: bool) -> list[str]:
+    """The columns the deployed SVM may use: blind and LQ features, and reference ones only when `reference`."""
+    groups = columns(names)
+    return groups["blind"] + groups["lq"] + (groups["reference"] if reference else [])
+
+
+def impute(features: pd.DataFrame, how: Literal["error", "median"]) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Replace what is no finite number in a frame indexed by candidate_id; also returns how many in each column.
+
+    Raises UserError naming candidate and feature when `how` is "error", or when a column has no number at all.
+    """
+    values = features.to_numpy(dtype=np.float64)
+    bad: NDArray[np.bool_] = ~np.isfinite(values)
+    counts = {str(name): int(n) for name, n in zip(features.columns, bad.sum(axis=0), strict=True) if n}
+    if not counts:
+        return features, {}
+    row, column = np.argwhere(bad)[0]
+    first = f"feature `{features.columns[column]}` of candidate {features.index[row]} is {values[row, column]}"
+    if how == "error":
+        raise UserError(
+            f"{first} ({bad.sum()} such values: {counts}); leave the feature out of features.names or set "
+            "features.missing to `median`"
+        )
+    if empty := [name for name, n in counts.items() if n == len(features)]:
+        raise UserError(f"feature `{empty[0]}` is a number for no candidate; leave it out of features.names")
+    finite = features.where(~bad)
+    return finite.fillna(finite.median()), counts

@@ -1,0 +1,242 @@
+"""Computes the catalogue's metrics, batched: on the CPU over several processes, on a GPU in this one.
+
+pyiqa (PolyForm Noncommercial) stays behind this module and `perceptual.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline import runtime
+from pipeline.compat import dlib_weights
+from pipeline.images import Pixels
+from pipeline.metrics import identity, landmarks, regions, signal
+from pipeline.metrics.catalogue import REWARDS, Metric, known
+from pipeline.metrics.perceptual import PerceptualDistance, weights_file
+from pipeline.parallel import CHUNK, map_chunks
+from pipeline.params import UserError
+
+HUB = Path("weights/hub")  # what others trained, brought by the user, in the layout of torch.hub's folder
+BLIND: dict[str, Callable[[Tensor], Tensor]] = {
+    "sharpness": signal.sharpness,
+    "noise": signal.noise,
+    "blockiness": signal.blockiness,
+    "colourfulness": signal.colourfulness,
+    "entropy": signal.entropy,
+}
+PAIRED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "psnr": signal.psnr,
+    "ssim": signal.ssim,
+    "lq_l1": signal.down_l1,
+    "lq_psnr": signal.down_psnr,
+}
+REGIONAL = {f"sharpness_{region}": region for region in regions.REGIONS}
+DLIB = frozenset({"id_dlib", "lmd_68", *REGIONAL})
+Row = tuple[Pixels, Pixels | None, Pixels | None]  # image, reference, LQ
+
+
+def available(names: Sequence[str], size: int) -> tuple[list[str], dict[str, str]]:
+    """Which of `names` can be computed on images whose shorter side is `size`, and why each of the others can't.
+
+    Raises UserError for a name that is not in the catalogue.
+    """
+    absent = {metric.name: reason for metric in known(names, "metrics") if (reason := _absence(metric, size))}
+    return [name for name in names if name not in absent], absent
+
+
+def _absence(metric: Metric, size: int) -> str:
+    if metric.name in REWARDS:
+        return "a reward model scores it, not this module"
+    if size < metric.min_size:
+        return f"valid from {metric.min_size} px, these images have {size} px"
+    if missing := [name for name in metric.weights if not (HUB / name).is_file()]:
+        return (
+            f"its weights are not on disk: {', '.join(str(HUB / name) for name in missing)}; run pyiqa's "
+            f"{metric.pyiqa} once on a machine with network and copy them from its ~/.cache/torch/hub"
+        )
+    return ""
+
+
+def weights(name: str) -> list[Path]:
+    """The weight files behind a metric, so that a table can state what computed it."""
+    (metric,) = known([name], "metrics")
+    if name in REGIONAL or name == "lmd_68":
+        return [dlib_weights("shape_predictor_68_face_landmarks.dat")]
+    if name == "id_dlib":
+        return [*weights("lmd_68"), dlib_weights("dlib_face_recognition_resnet_model_v1.dat")]
+    if name == "niqe":
+        return [_niqe_parameters()]
+    if name.startswith("stlpips_"):
+        return [weights_file("vgg" if name == "stlpips_vgg" else "alex")]
+    return [HUB / file for file in metric.weights]
+
+
+def score(
+    names: Sequence[str],
+    images: Sequence[Pixels],
+    references: Sequence[Pixels] | None = None,
+    lq: Sequence[Pixels] | None = None,
+    share_references: bool = False,
+) -> dict[str, NDArray[np.float64]]:
+    """One value an image [N] for each name; all images, references (HQ) and LQs have one size.
+
+    `share_references`: images that follow each other often have the same reference, whose features are computed once;
+    values then differ in the last bits (batch shapes).
+    Raises UserError for metrics that `available` calls absent, ValueError where references or LQs are missing.
+    """
+    metrics = known(names, "metrics")
+    if not images:
+        return {name: np.empty(0) for name in names}
+    _, absent = available(names, min(images[0].shape[:2]))
+    if absent:
+        raise UserError("; ".join(f"{name} is absent: {reason}" for name, reason in absent.items()))
+    for metric in metrics:
+        if (metric.needs == "reference" and references is None) or (metric.needs == "lq" and lq is None):
+            raise ValueError(f"{metric.name} needs {metric.needs} images")
+    nothing = [None] * len(images)
+    rows: list[Row] = list(zip(images, references or nothing, lq or nothing, strict=True))
+    device = runtime.device()
+    if device.type == "cpu":
+        return _columns(names, map_chunks(partial(_chunk, tuple(names), "cpu", share_references), rows, "metrics"))
+    on_cpu = tuple(name for name in names if name in DLIB)
+    others = tuple(name for name in names if name not in DLIB)
+    result = _columns(
+        on_cpu, map_chunks(partial(_chunk, on_cpu, "cpu", share_references), rows, "dlib") if on_cpu else []
+    )
+    starts = runtime.progress(range(0, len(rows), CHUNK), "metrics")
+    done = [
+        row for start in starts for row in _chunk(others, str(device), share_references, rows[start : start + CHUNK])
+    ]
+    return {name: (result | _columns(others, done))[name] for name in names}
+
+
+def _columns(names: Sequence[str], rows: Sequence[Sequence[float]]) -> dict[str, NDArray[np.float64]]:
+    return {name: np.array([row[index] for row in rows], dtype=np.float64) for index, name in enumerate(names)}
+
+
+def _chunk(names: tuple[str, ...], device: str, share: bool, rows: Sequence[Row]) -> list[list[float]]:
+    """Values [len(rows)][len(names)] of one chunk, in this process."""
+    with _one_thread(), torch.inference_mode():
+        batch = _Batch(rows, device, share)
+        columns = [batch.values(*known([name], "metrics")) for name in names]
+    return [list(values) for values in zip(*columns, strict=True)]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Processes share the cores, so threads would only fight; and sums round alike for any number of processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Batch:
+    """A chunk's images as tensors, and what several metrics need computed once."""
+
+    def __init__(self, rows: Sequence[Row], device: str, share: bool) -> None:
+        self._images = [row[0] for row in rows]
+        references = [row[1] for row in rows if row[1] is not None]
+        self._lq = [row[2] for row in rows if row[2] is not None]
+        self._device = device
+        places: dict[object, int] = {}
+        keys = [one.tobytes() if share else index for index, one in enumerate(references)]
+        self._which = [places.setdefault(key, len(places)) for key in keys]  # each image's place among the references
+        self._references = [references[self._which.index(place)] for place in range(len(places))]
+        self.tensor = self._tensor(self._images)
+
+    def values(self, metric: Metric) -> list[float]:
+        """One value an image."""
+        name = metric.name
+        if name in REGIONAL:
+            found = regions.sharpness(self.tensor, self._landmarks)[REGIONAL[name]]
+        elif name == "lmd_68":
+            known_points = landmarks.locate(self._references)
+            return landmarks.lmd(np.stack(self._landmarks), np.stack([known_points[i] for i in self._which])).tolist()
+        elif name == "id_dlib":
+            known_faces = identity.describe(self._references)
+            faces = np.stack(identity.describe(self._images))
+            return identity.distance(faces, np.stack([known_faces[i] for i in self._which])).tolist()
+        elif name.startswith("stlpips_"):
+            model = _perceptual(name, self._device)
+            features = model.features(2 * self._tensor(self._references) - 1)
+            found = model.distance([layer[self._which] for layer in features], 2 * self.tensor - 1)
+        elif name in BLIND:
+            found = BLIND[name](self.tensor)
+        elif name in PAIRED:
+            found = PAIRED[name](self.tensor, self._other(metric))
+        elif name == "niqe":
+            found = _niqe(self.tensor)
+        else:
+            model = _pyiqa(metric, self._device)
+            found = model(self.tensor) if metric.needs == "blind" else model(self.tensor, self._other(metric))
+        return found.double().flatten().tolist()
+
+    def _other(self, metric: Metric) -> Tensor:
+        if metric.needs == "lq":
+            return self._tensor(self._lq)
+        return self._tensor([self._references[place] for place in self._which])
+
+    @property
+    def _landmarks(self) -> list[NDArray[np.float64]]:
+        if not hasattr(self, "_points"):
+            self._points = landmarks.locate(self._images)
+        return self._points
+
+    def _tensor(self, images: Sequence[Pixels]) -> Tensor:
+        """uint8 [N, H, W, 3] → float [N, 3, H, W] in [0, 1], the range of pyiqa."""
+        batch = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
+        return batch.to(self._device).float() / 255
+
+
+@cache
+def _perceptual(name: str, device: str) -> PerceptualDistance:
+    return PerceptualDistance("vgg" if name == "stlpips_vgg" else "alex", device)
+
+
+@cache
+def _pyiqa(metric: Metric, device: str) -> Any:
+    """pyiqa's metric with weights from HUB only; they are loaded as plain tensors, whatever pyiqa asks for."""
+    torch.hub.set_dir(str(HUB))
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    try:
+        import pyiqa
+        from pyiqa.utils import download_util
+
+        download_util.DEFAULT_CACHE_DIR = str(HUB / "pyiqa")
+        return pyiqa.create_metric(metric.pyiqa, device=torch.device(device), **dict(metric.options))
+    finally:
+        del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+
+
+def _niqe_parameters() -> Path:
+    spec = find_spec("basicsr")  # found, not imported: only its data is needed
+    if spec is None or spec.origin is None:
+        raise UserError("basicsr is not installed; install the project's dependencies")
+    return Path(spec.origin).parent / "metrics" / "niqe_pris_params.npz"
+
+
+def _niqe(images: Tensor) -> Tensor:
+    """NIQE (Mittal et al. 2013) with basicsr's pristine parameters, on its Y of YCbCr; batched by pyiqa's code."""
+    from pyiqa.archs.niqe_arch import niqe
+
+    with np.load(_niqe_parameters()) as file:
+        mean, covariance = (
+            torch.from_numpy(file[name]).to(images.device) for name in ("mu_pris_param", "cov_pris_param")
+        )
+    weights = images.new_tensor([65.481, 128.553, 24.966], dtype=torch.float64).view(1, 3, 1, 1)
+    y = ((images.double() * weights).sum(dim=1, keepdim=True) + 16).round()
+    return niqe(y, mean.reshape(1, -1).repeat(len(y), 1), covariance.repeat(len(y), 1, 1))

@@ -1,0 +1,73 @@
+"""Stage `features`: every candidate's image features (blind, against its LQ, against its HQ)."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import typer
+
+from pipeline import tables
+from pipeline.features import FeatureParams, impute
+from pipeline.images import Pixels
+from pipeline.metrics import compute
+from pipeline.params import UserError, load
+from pipeline.runtime import file_hash, stable_hash, stage
+
+
+@stage
+def main(
+    candidates: Path = Path("data/candidates"),
+    faces: Path = Path("data/faces"),
+    degraded: Path = Path("data/degraded"),
+    out: Path = Path("data/features"),
+) -> None:
+    """Compute features.names for every candidate and write the features table."""
+    params = load("features", FeatureParams)
+    owner = tables.read(tables.CANDIDATES, candidates, ["candidate_id", "face_id"]).to_pydict()
+    face_of: dict[str, str] = dict(zip(owner["candidate_id"], owner["face_id"], strict=True))
+    wanted = set(face_of.values())
+    images = tables.read_images(tables.CANDIDATES, candidates)
+    hq = _needed(tables.read_images(tables.FACES, faces, {"face_id": wanted}), wanted, faces)
+    lq = _needed(tables.read_images(tables.DEGRADED, degraded, {"face_id": wanted}), wanted, degraded)
+    if not images:
+        raise UserError(f"{candidates}: no candidates; rerun `dvc repro restore`")
+
+    ids = sorted(images)  # by face, so that a face's HQ is measured once
+    names, absent = compute.available(params.names, min(images[ids[0]].shape[:2]))
+    for name, reason in absent.items():
+        print(f"feature {name} is absent: {reason}", file=sys.stderr)
+    values = compute.score(
+        names,
+        [images[candidate_id] for candidate_id in ids],
+        [hq[face_of[candidate_id]] for candidate_id in ids],
+        [lq[face_of[candidate_id]] for candidate_id in ids],
+        share_references=True,
+    )
+    features, imputed = impute(pd.DataFrame(values, index=ids), params.missing)
+    for name, count in imputed.items():
+        print(f"feature {name}: {count} of {len(ids)} values were no number and became the median", file=sys.stderr)
+    stamp = {"feature_set": _feature_set(names)}
+    rows = [
+        {"candidate_id": str(candidate_id), **stamp, **{str(name): value for name, value in row.items()}}
+        for candidate_id, row in features.to_dict(orient="index").items()
+    ]
+    tables.write(tables.FEATURES, out, rows)
+
+
+def _needed(images: dict[str, Pixels], wanted: set[str], folder: Path) -> dict[str, Pixels]:
+    if missing := sorted(wanted - set(images)):
+        raise UserError(f"{folder}: no row for face {missing[0]} (and {len(missing) - 1} more) that has candidates")
+    return images
+
+
+def _feature_set(names: list[str]) -> str:
+    """16 hex digits of what computed the columns: names, weights, pyiqa's version."""
+    weights = [f"{name}:{file_hash(path)}" for name in sorted(names) for path in compute.weights(name)]
+    return stable_hash(version("pyiqa"), *sorted(names), *weights)[:16]
+
+
+if __name__ == "__main__":
+    typer.run(main)
