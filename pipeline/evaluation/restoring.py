@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,15 +60,14 @@ def restore(
                 yield {"model": model, "face_id": face_id, "sample": sample, "seed": sample_seed, "image": cell}
 
 
-def read(folder: Path | str, sample: int | None = None) -> dict[str, dict[int, dict[str, Pixels]]]:
-    """Restored images by model, sample and face id; `sample` limits what is decoded."""
+def read(folder: Path | str, sample: int, ids: Collection[str]) -> dict[str, dict[int, dict[str, Pixels]]]:
+    """One sample's restored images of some faces, by model, sample and face id."""
     frame: pd.DataFrame = tables.read_frame(RESTORED, folder, ["model", "face_id", "sample", "image"])
-    if sample is not None:
-        frame = frame[frame["sample"] == sample]
+    frame = frame[(frame["sample"] == sample) & frame["face_id"].isin(set(ids))]
     return by_model(frame.to_dict("records"), str(folder))
 
 
-def by_model(rows: list[Mapping[str, Any]], where: str) -> dict[str, dict[int, dict[str, Pixels]]]:
+def by_model(rows: Sequence[Mapping[Any, Any]], where: str) -> dict[str, dict[int, dict[str, Pixels]]]:
     """RESTORED rows → decoded images by model, sample and face id."""
     images: dict[str, dict[int, dict[str, Pixels]]] = {}
     for row in rows:

@@ -6,6 +6,7 @@ import hashlib
 import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,12 @@ from numpy.typing import NDArray
 from pipeline.evaluation.dataset import Dataset, aligned
 from pipeline.images import Pixels
 from pipeline.metrics import compute, identity
-from pipeline.metrics.catalogue import METRICS
-from pipeline.params import UserError
+from pipeline.metrics.catalogue import METRICS, REWARDS, known
+from pipeline.parallel import CHUNK
 from pipeline.reward.model import FaceRewardModel
-from pipeline.runtime import atomic, fingerprint, progress, stable_hash
+from pipeline.runtime import atomic, file_hash, fingerprint, stable_hash
 
 Scores = NDArray[np.float64]
-REWARD = "reward_"  # metrics of a reward model, by prefix
 LIBRARIES = ("torch", "numpy", "scipy", "pyiqa", "basicsr", "dlib-bin", "open_clip_torch", "diffusers", "scikit-learn")
 
 
@@ -53,9 +53,11 @@ def load_reward(folder: Path, device: torch.device) -> Reward:
     return Reward(FaceRewardModel.from_pretrained(folder, device), fingerprint(folder))
 
 
-def metric_code() -> str:
-    """Fingerprint of the modules and libraries that compute scores: any change of either recomputes them."""
-    return fingerprint(*sorted(Path(compute.__file__).parent.glob("*.py")), *versions().items())
+@cache
+def metric_code(name: str) -> str:
+    """Fingerprint of a metric's weights and of the modules and libraries that compute it: any change recomputes it."""
+    modules = sorted(Path(compute.__file__).parent.glob("*.py"))
+    return fingerprint(*compute.weights(name), *modules, *versions().items())
 
 
 def image_hash(image: Pixels) -> str:
@@ -66,7 +68,7 @@ def image_hash(image: Pixels) -> str:
 class ScoreCache:
     """Scores on disk, one small Parquet file a metric and version, keyed by a hash of the inputs."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         """`folder` None keeps nothing between runs."""
         self._folder = folder
         self._values: dict[str, dict[str, float]] = {}
@@ -92,55 +94,66 @@ class ScoreCache:
 
 
 class Scorer:
-    """Scores images of one dataset by name of metric; the inputs of a fixed batch size make results repeatable."""
+    """Scores images of one dataset by name of metric; what is in the cache is not computed again."""
 
-    def __init__(
-        self, dataset: Dataset, rewards: Mapping[str, Reward], cache: ScoreCache, batch_size: int, code: str
-    ) -> None:
-        """`rewards`: models behind `reward_…` metrics. `code`: fingerprint of what computes the other scores."""
+    def __init__(self, dataset: Dataset, rewards: Mapping[str, Reward], stored: ScoreCache) -> None:
+        """`rewards`: the models behind `reward_…` metrics."""
         self._dataset = dataset
         self._rewards = rewards
-        self._cache = cache
-        # Always whole batches of this size: kernels may round differently for another batch shape, and a score must
-        # not depend on how many others were already in the cache.
-        self._batch_size = min(batch_size, len(dataset.ids))
-        self._code = code
-        self._hq_hashes = [image_hash(image) for image in dataset.hq] if dataset.hq is not None else None
+        self._cache = stored
+        self._hq_hashes = [image_hash(image) for image in dataset.hq or ()]
         self._lq_hashes = [image_hash(image) for image in dataset.lq]
 
-    def score(self, names: Sequence[str], images: Sequence[Pixels]) -> dict[str, Scores]:
-        """One score an image [N] for each name; `images` are in the order of the dataset's ids."""
+    def score(self, names: Sequence[str], images: Sequence[Pixels], faces: Sequence[int]) -> dict[str, Scores]:
+        """One score an image [N] for each name; `faces` [N]: which of the dataset's faces each image shows."""
+        files = {name: f"{name}-{self.code(name)}" for name in names}
         hashes = [image_hash(image) for image in images]
-        return {name: self._score(name, images, hashes) for name in names}
+        keys = {name: [self._key(name, face, h) for face, h in zip(faces, hashes, strict=True)] for name in names}
+        groups: dict[tuple[int, ...], list[str]] = {}
+        for name in names:
+            known = self._cache.lookup(files[name])
+            missing = tuple(row for row, key in enumerate(keys[name]) if key not in known)
+            groups.setdefault(missing, []).append(name)
+        for rows, wanted in groups.items():
+            if rows:
+                for name, values in self._compute(wanted, [images[r] for r in rows], [faces[r] for r in rows]).items():
+                    fresh = {keys[name][row]: float(value) for row, value in zip(rows, values, strict=True)}
+                    self._cache.store(files[name], fresh)
+        return {n: np.array([self._cache.lookup(files[n])[k] for k in keys[n]], dtype=np.float64) for n in names}
 
-    def _score(self, name: str, images: Sequence[Pixels], hashes: Sequence[str]) -> Scores:
-        metric = f"{name}-{self._rewards[name].code if name in self._rewards else self._code}"
-        keys = [self._key(name, row, image) for row, image in enumerate(hashes)]
-        known = self._cache.lookup(metric)
-        rows = [row for row, key in enumerate(keys) if key not in known]
-        fresh: dict[str, float] = {}
-        for start in range(0, len(rows), self._batch_size):
-            part = rows[start : start + self._batch_size]
-            filled = part + [part[-1]] * (self._batch_size - len(part))
-            values = self._compute(name, filled, images)
-            fresh.update((keys[row], float(value)) for row, value in zip(part, values, strict=False))
-        if fresh:
-            self._cache.store(metric, fresh)
-            known = self._cache.lookup(metric)
-        return np.array([known[key] for key in keys], dtype=np.float64)
+    def code(self, name: str) -> str:
+        """Fingerprint of what computes a metric: its weights, the modules and the libraries."""
+        return self._rewards[name].code if name in self._rewards else metric_code(name)
 
-    def _key(self, name: str, row: int, image: str) -> str:
-        reference = self._hq_hashes[row] if self._hq_hashes else ""
-        return stable_hash(image, reference, self._lq_hashes[row], self._dataset.captions[row])
-
-    def _compute(self, name: str, rows: Sequence[int], images: Sequence[Pixels]) -> Scores:
-        chosen = [images[row] for row in rows]
+    def _key(self, name: str, face: int, image: str) -> str:
         if name in self._rewards:
-            captions = [self._dataset.captions[row] for row in rows]
-            return self._rewards[name].model.score(chosen, captions, self._batch_size)
-        hq = self._dataset.hq
-        references = [hq[row] for row in rows] if hq is not None else None
-        return compute.score([name], chosen, references, [self._dataset.lq[row] for row in rows])[name]
+            return stable_hash(image, self._dataset.captions[face])
+        against = {"blind": "", "lq": self._lq_hashes[face]}.get(METRICS[name].needs)
+        return stable_hash(image, self._hq_hashes[face] if against is None else against)
+
+    def _compute(self, names: Sequence[str], images: list[Pixels], faces: list[int]) -> dict[str, Scores]:
+        found: dict[str, Scores] = {}
+        # Whole chunks always, filled up with the last image: kernels may round differently for another batch shape, and
+        # a score must not depend on how many others were in the cache already. dlib looks at one face at a time, so it
+        # needs no filling and can share what it knows of an original.
+        fill = -len(images) % CHUNK
+        padded, rows = images + images[-1:] * fill, faces + faces[-1:] * fill
+        for name in names:
+            if name in self._rewards:
+                captions = [self._dataset.captions[row] for row in rows]
+                found[name] = self._rewards[name].model.score(padded, captions, CHUNK)[: len(images)]
+        by_dlib = [name for name in names if name in compute.DLIB]
+        others = [name for name in names if name not in found and name not in by_dlib]
+        if by_dlib:
+            found |= compute.score(by_dlib, images, *self._against(faces), share_references=True)
+        if others:
+            values = compute.score(others, padded, *self._against(rows))
+            found |= {name: one[: len(images)] for name, one in values.items()}
+        return found
+
+    def _against(self, faces: Sequence[int]) -> tuple[list[Pixels] | None, list[Pixels]]:
+        hq, lq = self._dataset.hq, self._dataset.lq
+        return [hq[face] for face in faces] if hq is not None else None, [lq[face] for face in faces]
 
 
 def usable(names: Sequence[str], dataset: Dataset, rewards: Collection[str]) -> tuple[list[str], dict[str, str]]:
@@ -148,11 +161,10 @@ def usable(names: Sequence[str], dataset: Dataset, rewards: Collection[str]) -> 
 
     Raises UserError for a name that is not in the catalogue.
     """
-    if unknown := [name for name in names if name not in METRICS]:
-        raise UserError(f"benchmark.metrics: unknown metric `{unknown[0]}`; known: {', '.join(METRICS)}")
-    found, absent = compute.available([name for name in names if not name.startswith(REWARD)], dataset.size)
+    known(names, "benchmark.metrics")
+    found, absent = compute.available([name for name in names if name not in REWARDS], dataset.size)
     for name in names:
-        if name.startswith(REWARD) and name not in rewards:
+        if name in REWARDS and name not in rewards:
             absent[name] = "no reward model was given"
         elif METRICS[name].reference and dataset.hq is None:
             absent[name] = "needs the originals (HQ), which this dataset lacks"
@@ -163,21 +175,33 @@ def usable(names: Sequence[str], dataset: Dataset, rewards: Collection[str]) -> 
 def score_models(
     scorer: Scorer, dataset: Dataset, restored: Mapping[str, Mapping[int, Mapping[str, Pixels]]], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """SCORES rows of the LQ, the HQ (metrics without reference) and every restored model; samples are averaged.
+    """SCORES rows of the LQ, the HQ (blind metrics only) and every restored model; samples are averaged.
 
     `restored`: images by model, sample and face id. Raises UserError for faces that are not of `dataset`.
     """
-    scored = {"lq": scorer.score(names, dataset.lq)}
+    columns = [("lq", dataset.lq)]
+    columns += [
+        (model, aligned(dataset, images, model)) for model, samples in restored.items() for images in samples.values()
+    ]
+    count = len(dataset.ids)
+    # face by face, so that what an original needs is computed once for all that is compared with it
+    images = [column[row] for row in range(count) for _, column in columns]
+    scored = scorer.score(names, images, [row for row in range(count) for _ in columns])
+    tables = {name: values.reshape(count, len(columns)) for name, values in scored.items()}
+    models = [model for model, _ in columns]
+    of_model = {model: [place for place, one in enumerate(models) if one == model] for model in models}
+    result = {
+        model: {name: table[:, places].mean(axis=1) for name, table in tables.items()}
+        for model, places in of_model.items()
+    }
     if dataset.hq is not None:
-        # an original compared with itself says nothing (PSNR is infinite)
-        scored["hq"] = scorer.score([name for name in names if not METRICS[name].reference], dataset.hq)
-    for model, samples in progress(restored.items(), "score", len(restored)):
-        each = [scorer.score(names, aligned(dataset, images, model)) for images in samples.values()]
-        scored[model] = {name: np.mean([one[name] for one in each], axis=0) for name in names}
+        # an original compared with itself says nothing (its PSNR is infinite)
+        blind = [name for name in names if METRICS[name].needs == "blind"]
+        result["hq"] = scorer.score(blind, dataset.hq, range(count))
     return [
         {"dataset": dataset.name, "model": model, "face_id": face_id}
         | {name: float(values[name][row]) if name in values else float("nan") for name in names}
-        for model, values in scored.items()
+        for model, values in result.items()
         for row, face_id in enumerate(dataset.ids)
     ]
 
@@ -189,9 +213,17 @@ def impostor(dataset: Dataset, names: Sequence[str]) -> dict[str, dict[str, floa
     return {"id_dlib": identity.impostors(identity.embed(dataset.hq))}
 
 
-def provenance() -> dict[str, Any]:
-    """What must be equal for equal bytes: library versions, CPU model and threads (no time, no commit)."""
-    return {"versions": versions(), "cpu": cpu_model(), "threads": torch.get_num_threads()}
+def provenance(names: Sequence[str], rewards: Mapping[str, Reward]) -> dict[str, Any]:
+    """What computed the scores and must be equal for equal bytes: weights, versions, CPU, threads (no time, no commit).
+
+    `weights` of a metric: the first 16 hex digits of each file's SHA-256; of a reward, of its saved folder.
+    """
+    files = {name: compute.weights(name) for name in names if name not in rewards}
+    weights: dict[str, Any] = {
+        name: {path.name: file_hash(path)[:16] for path in paths} for name, paths in files.items() if paths
+    }
+    weights |= {name: {"model": reward.code} for name, reward in rewards.items()}
+    return {"weights": weights, "versions": versions(), "cpu": cpu_model(), "threads": torch.get_num_threads()}
 
 
 def cpu_model() -> str:

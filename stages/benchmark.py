@@ -1,0 +1,78 @@
+"""Restore and score the test faces with every model of the matrix; state what differs, and how surely."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from pipeline import restorers, tables
+from pipeline.evaluation.dataset import from_tables
+from pipeline.evaluation.params import BenchmarkParams
+from pipeline.evaluation.restoring import RESTORED, by_model, restore
+from pipeline.evaluation.scoring import (
+    ScoreCache,
+    Scorer,
+    impostor,
+    load_reward,
+    provenance,
+    score_models,
+    usable,
+)
+from pipeline.evaluation.summary import benchmark, restorer_comparisons, score_table
+from pipeline.params import load, value
+from pipeline.runtime import device, stage, write_json, write_text
+
+CACHE = Path(".scratch/scores")  # no output: deleting it costs time only
+REWARDS = {"frm": "reward", "heldout": "heldout"}  # metric suffix → folder of stage frm
+
+
+@stage
+def main(
+    faces: Path = Path("data/faces"),
+    degraded: Path = Path("data/degraded"),
+    base: Path = Path("data/base"),
+    refl: Path = Path("data/refl"),
+    frm: Path = Path("data/frm"),
+    restored_out: Path = Path("data/restored"),
+    scores_out: Path = Path("data/scores"),
+    metrics_out: Path = Path("metrics/benchmark.json"),
+    plot_out: Path = Path("plots/benchmark_scores.csv"),
+) -> None:
+    """Score LQ, base and every ReFL variant of every restorer on the test split."""
+    params = load("benchmark", BenchmarkParams)
+    seed: int = value("seed")
+    variants: list[str] = value("refl.variants")
+    matrix = {name: {"base": base / name} | {v: refl / name / v for v in variants} for name in value("refl.restorers")}
+
+    dataset = from_tables(faces, degraded)
+    rows = []
+    for restorer, folders in matrix.items():
+        for variant, folder in folders.items():
+            loaded = restorers.load(folder, device())
+            rows += restore(dataset, loaded, f"{restorer}/{variant}", params.samples, params.batch_size, seed)
+    tables.write(RESTORED, restored_out, rows)
+
+    rewards = {f"reward_{name}": load_reward(frm / folder, device()) for name, folder in REWARDS.items()}
+    names, absent = usable(params.metrics, dataset, rewards)
+    scorer = Scorer(dataset, rewards, ScoreCache(CACHE))
+    scored = score_models(scorer, dataset, by_model(rows, str(restored_out)), names)
+    tables.write(tables.SCORES, scores_out, scored)
+
+    comparisons = [one for name, folders in matrix.items() for one in restorer_comparisons(name, list(folders))]
+    result = benchmark(
+        dataset.name,
+        tables.read_frame(tables.SCORES, scores_out),
+        comparisons,
+        absent,
+        impostor(dataset, names),
+        provenance(names, rewards),
+        params.resamples,
+        seed,
+    )
+    write_json(metrics_out, result)
+    write_text(plot_out, score_table(result))
+
+
+if __name__ == "__main__":
+    typer.run(main)
