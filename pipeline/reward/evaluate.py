@@ -1,0 +1,201 @@
+"""Does the reward mean something? Held-out pair accuracy, calibration, and what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.annotation.labels import aggregate
+from pipeline.annotation.svm import PairSVM
+from pipeline.metrics.statistics import paired_bootstrap
+from pipeline.params import UserError
+from pipeline.reward.data import decided
+from pipeline.reward.params import EvaluationParams
+
+Numbers = NDArray[np.float64]
+
+
+def voted(pairs: pd.DataFrame, votes: pd.DataFrame) -> pd.DataFrame:
+    """The located pairs that somebody judged, with p_a the plain mean of their votes and `n` their number.
+
+    A repeat (the same two candidates again, sides swapped) would count twice: it is left out.
+    """
+    labels = aggregate(votes, prior_votes=0.0)[["pair_id", "p_a", "n"]]
+    return pairs[pairs.why != "repeat"].merge(labels, on="pair_id", how="inner")
+
+
+def unanimous(pairs: pd.DataFrame, min_annotators: int) -> pd.DataFrame:
+    """Of `voted` pairs those that the headline counts: two restorer outputs, and at least `min_annotators` annotators
+    who all chose the same side (p_a is 1 or 0; a tie is no choice)."""
+    chosen = ~pairs.anchored.astype(bool) & (pairs.n >= min_annotators) & pairs.p_a.isin([0.0, 1.0])
+    return pairs[chosen].reset_index(drop=True)
+
+
+def correct(difference: NDArray[Any], p_a: pd.Series) -> Numbers:
+    """1 where the preferred side has the larger value, 0.5 where both are equal, else 0: [P]."""
+    preferred = np.where(p_a.to_numpy(dtype=float) > 0.5, difference, -difference)
+    return np.where(preferred > 0, 1.0, np.where(preferred == 0, 0.5, 0.0))
+
+
+def accuracy(right: Numbers, faces: pd.Series, seed: int, resamples: int) -> dict[str, Any]:
+    """Share of right pairs with a 95 % bootstrap interval that draws whole faces."""
+    mean, low, high = paired_bootstrap(right, seed, resamples, clusters=faces.to_numpy(dtype=str))
+    return {"accuracy": mean, "ci95": [low, high], "n": len(right), "faces": int(faces.nunique())}
+
+
+def best_single_feature(
+    features: pd.DataFrame, names: Sequence[str], fit: pd.DataFrame, test: pd.DataFrame
+) -> dict[str, Any]:
+    """The single feature that alone predicts best; feature and better sign are both chosen on the `fit` pairs.
+
+    `features` has one row a candidate id. A pair of which the feature is missing counts half.
+    """
+    fit_accuracy: dict[str, tuple[float, int]] = {}
+    for name in names:
+        right = float(correct(_feature_difference(features[name], fit), fit.p_a).mean())
+        fit_accuracy[name] = max(right, 1 - right), 1 if right >= 0.5 else -1
+    if not fit_accuracy:
+        raise UserError("data/features has no blind feature; rerun `dvc repro features`")
+    name = max(sorted(fit_accuracy), key=lambda one: fit_accuracy[one][0])
+    sign = fit_accuracy[name][1]
+    each = {
+        other: float(correct(fit_accuracy[other][1] * _feature_difference(features[other], test), test.p_a).mean())
+        for other in sorted(fit_accuracy)
+    }
+    return {
+        "name": name,
+        "accuracy": each[name],
+        "higher_is_better": sign > 0,
+        "fit_accuracy": fit_accuracy[name][0],
+        "best_in_hindsight": max(each.values()),
+    }
+
+
+def _feature_difference(column: pd.Series, pairs: pd.DataFrame) -> Numbers:
+    difference = column.reindex(pairs.candidate_a).to_numpy() - column.reindex(pairs.candidate_b).to_numpy()
+    return np.nan_to_num(difference.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def single_annotators(pairs: pd.DataFrame, votes: pd.DataFrame, difference: NDArray[Any]) -> dict[str, Any]:
+    """How often one annotator, and how often the reward, agrees with the majority of the *other* annotators.
+
+    `difference` is the reward's, one for each of `pairs`. Ties of the annotator count half; majorities that are tied
+    are left out.
+    """
+    kept = votes[votes.pair_id.isin(pairs.pair_id) & (votes.winner != "skip")]
+    kept = kept.assign(vote=kept.winner.map({"a": 1.0, "b": 0.0}).fillna(0.5))
+    by_pair = kept.groupby("pair_id").vote
+    others = (kept.pair_id.map(by_pair.sum()) - kept.vote) / (kept.pair_id.map(by_pair.size()) - 1)
+    kept = kept.assign(others=others).dropna()
+    kept = kept[kept.others != 0.5]
+    if kept.empty:
+        return {"annotator": None, "reward": None, "n": 0}
+    reward = kept.pair_id.map(pd.Series(difference, index=pairs.pair_id)).to_numpy()
+    return {
+        "annotator": float(correct(kept.vote.to_numpy() - 0.5, kept.others).mean()),
+        "reward": float(correct(reward, kept.others).mean()),
+        "n": len(kept),
+    }
+
+
+def by_margin(right: Numbers, p_a: pd.Series, bins: int) -> list[dict[str, Any]]:
+    """Accuracy in equal bins of the annotators' margin |2·p_a − 1|."""
+    margin = np.abs(2 * p_a.to_numpy(dtype=float) - 1)
+    index = np.minimum((margin * bins).astype(int), bins - 1)
+    return [
+        {
+            "margin": [one / bins, (one + 1) / bins],
+            "accuracy": float(right[index == one].mean()),
+            "n": int(sum(index == one)),
+        }
+        for one in range(bins)
+        if (index == one).any()
+    ]
+
+
+def by_restorer_pair(right: Numbers, pairs: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Accuracy for each unordered pair of restorers, e.g. `diffbir|osediff`."""
+    names = ["|".join(sorted(both)) for both in zip(pairs.restorer_a, pairs.restorer_b, strict=True)]
+    grouped = pd.Series(right).groupby(names)
+    return {str(name): {"accuracy": float(some.mean()), "n": len(some)} for name, some in grouped}
+
+
+def anchors(right: Numbers, pairs: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Accuracy on labelled pairs with an anchor in them, for each anchor: a row of its own, never in the headline."""
+    rows = {}
+    for name in ("hq", "smooth", "sharp"):
+        here = ((pairs.restorer_a == name) | (pairs.restorer_b == name)).to_numpy()
+        if here.any():
+            rows[name] = {"accuracy": float(right[here].mean()), "n": int(here.sum())}
+    return rows
+
+
+def calibration(
+    difference: NDArray[Any], logit_scale: float, p_a: pd.Series, bins: int
+) -> tuple[float, list[dict[str, Any]]]:
+    """Expected calibration error and the reliability table of p = σ(logit_scale·Δr).
+
+    Pairs have no natural order, so the confidence max(p, 1 − p) in [0.5, 1] is compared with the share of right pairs.
+    """
+    confidence = 1 / (1 + np.exp(-np.abs(difference) * logit_scale))
+    right = correct(difference, p_a)
+    index = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    table = [
+        {"confidence": float(confidence[here].mean()), "accuracy": float(right[here].mean()), "n": int(here.sum())}
+        for one in range(bins)
+        if (here := index == one).any()
+    ]
+    error = sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in table) / max(1, len(right))
+    return float(error), table
+
+
+def judge(
+    pairs: pd.DataFrame,
+    difference: NDArray[Any],
+    logit_scale: float,
+    votes: pd.DataFrame,
+    params: EvaluationParams,
+    seed: int,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Everything that a reward's differences say about the `voted` frm_test pairs, and the calibration table.
+
+    Raises UserError when no pair is left for the headline.
+    """
+    of_pair = pd.Series(difference, index=pairs.pair_id)
+    head = unanimous(pairs, params.min_annotators)
+    if head.empty:
+        raise UserError(
+            f"frm: no frm_test pair of two restorer outputs on which {params.min_annotators} annotators are unanimous;"
+            " collect more votes or lower frm.evaluation.min_annotators"
+        )
+    head_difference = of_pair.loc[head.pair_id].to_numpy()
+    right = correct(head_difference, head.p_a)
+    restored = decided(pairs)
+    restored_difference = of_pair.loc[restored.pair_id].to_numpy()
+    anchored = pairs[pairs.anchored.astype(bool) & (pairs.p_a != 0.5)]
+    error, table = calibration(restored_difference, logit_scale, restored.p_a, params.calibration_bins)
+    return {
+        "headline": accuracy(right, head.face_id, seed, params.resamples),
+        "all_restored": accuracy(correct(restored_difference, restored.p_a), restored.face_id, seed, params.resamples),
+        "anchors": anchors(correct(of_pair.loc[anchored.pair_id].to_numpy(), anchored.p_a), anchored),
+        "by_margin": by_margin(correct(restored_difference, restored.p_a), restored.p_a, params.margin_bins),
+        "by_restorer_pair": by_restorer_pair(right, head),
+        "single_annotator": single_annotators(restored, votes, restored_difference),
+        "calibration": {"ece": error, "n": len(restored)},
+    }, table
+
+
+def svm_accuracy(svm: PairSVM, features: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
+    """The SVM on the headline's pairs: accuracy of all its answers, and of those it does not withhold."""
+    p_a = svm.p_a(features.loc[pairs.candidate_a], features.loc[pairs.candidate_b])
+    right, given = correct(p_a - 0.5, pairs.p_a), ~svm.abstains(p_a)
+    return {
+        "accuracy": float(right.mean()),
+        "accuracy_given": float(right[given].mean()) if given.any() else None,
+        "coverage": float(given.mean()),
+        "n": len(pairs),
+    }

@@ -1,0 +1,87 @@
+"""The `frm` group: two Face Reward Models, how they are trained and how they are judged."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.params import Params
+
+Section = dict[str, int | float | bool | str | list[int] | None]
+
+
+class Architecture(Params):
+    """An OpenCLIP configuration written out, with OpenCLIP's own keys (see `open_clip/model_configs`)."""
+
+    embed_dim: int = Field(ge=1)
+    vision_cfg: Section
+    text_cfg: Section
+
+
+class RewardConfig(Params):
+    """What is saved beside the weights: everything needed to rebuild the model."""
+
+    architecture: str | Architecture  # a name OpenCLIP knows (ViT-H-14), or a configuration
+    default_caption: str = Field(min_length=1)  # stands for an empty caption
+
+
+class RewardParams(Params):
+    """One Face Reward Model and the labels it learns from."""
+
+    architecture: str | Architecture
+    pretrained: str | None  # an HPSv2 or the published face reward checkpoint; null trains from scratch
+    unlocked_image_groups: int | None = Field(ge=0)  # last groups of the image tower that train; null: all
+    unlocked_text_layers: int | None = Field(ge=0)  # last layers of the text tower that train; null: all
+    seed: int  # of initialisation, order and augmentation, with the global seed
+    annotators: list[str] | None  # simulated annotators whose votes it learns from; null: all. People always count
+    svm_labels: bool  # learn from the SVM's labels as well
+    lr: float = Field(gt=0)
+
+
+class TrainingParams(Params):
+    """How both models are trained."""
+
+    batch_size: int = Field(ge=1)  # pairs
+    steps: int = Field(ge=1)  # at most
+    warmup_steps: int = Field(ge=0)
+    weight_decay: float = Field(ge=0)  # none on biases, norms and other 1-D parameters
+    max_grad_norm: float = Field(gt=0)
+    hq_pairs: float = Field(ge=0)  # weight of added pairs "HQ before candidate", one for each candidate; 0: none
+    flip: bool  # mirror half of the images
+    shift: int = Field(ge=0)  # px by which images are moved at random, edges repeated
+    gradient_checkpointing: bool
+    precision: Literal["fp32", "bf16"]
+    evaluate_every: int = Field(ge=1)  # steps
+    patience: int = Field(ge=1)  # evaluations without a better accuracy on the select pairs before training stops
+    checkpoint_every: int = Field(ge=1)  # steps between resumable checkpoints
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> TrainingParams:
+        if self.warmup_steps >= self.steps:
+            raise ValueError("warmup_steps must be below steps")
+        return self
+
+
+class EvaluationParams(Params):
+    """How the reward's meaning is measured."""
+
+    batch_size: int = Field(ge=1)  # images
+    min_annotators: int = Field(ge=1)  # who must be unanimous for a pair to count in the headline
+    resamples: int = Field(ge=100)  # of the bootstrap, clustered by face
+    margin_bins: int = Field(ge=2)
+    calibration_bins: int = Field(ge=2)
+    blur: list[float]  # sigma in px of a 64 px face (scaled with the image), growing
+    noise: list[float]  # sigma of 255
+    jpeg: list[int]  # quality, falling
+    oversharpen: list[float]  # amount of unsharp masking, growing
+
+
+class FrmParams(Params):
+    """The `frm` group."""
+
+    default_caption: str = Field(min_length=1)
+    reward: RewardParams  # trains the restorers
+    heldout: RewardParams  # is never seen by them: the only reward that counts as evidence
+    training: TrainingParams
+    evaluation: EvaluationParams

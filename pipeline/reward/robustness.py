@@ -1,0 +1,103 @@
+"""Does the reward fall when a face gets worse? Growing blur, noise, JPEG and over-sharpening, and exchanged faces."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from pipeline.images import Pixels
+from pipeline.reward.model import FaceRewardModel
+from pipeline.reward.params import EvaluationParams
+from pipeline.runtime import rng
+
+REFERENCE_SIZE = 64  # px at which the strengths of blur and over-sharpening are stated
+_FACE_BOX = (0.28, 0.22, 0.92, 0.78)  # top, left, bottom, right of the inner face in an FFHQ-aligned picture
+
+
+def blur(image: Pixels, sigma: float) -> Pixels:
+    """Gaussian blur; `sigma` in px of a 64 px face."""
+    scale = image.shape[0] / REFERENCE_SIZE
+    return _clip(ndimage.gaussian_filter(image.astype(np.float64), (sigma * scale, sigma * scale, 0)))
+
+
+def noise(image: Pixels, sigma: float, *seed: object) -> Pixels:
+    """White Gaussian noise, `sigma` of 255."""
+    return _clip(image + sigma * rng(*seed, "frm-noise").standard_normal(image.shape))
+
+
+def jpeg(image: Pixels, quality: float) -> Pixels:
+    """JPEG compression and decompression."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=int(quality))
+    return np.asarray(Image.open(buffer).convert("RGB"), dtype=np.uint8)
+
+
+def oversharpen(image: Pixels, amount: float) -> Pixels:
+    """Unsharp masking with sigma 1 px of a 64 px face."""
+    return _clip(image + amount * (image.astype(np.float64) - blur(image, 1.0)))
+
+
+def paste_face(image: Pixels, other: Pixels) -> Pixels:
+    """The inner face of `other` on `image`, with a soft rim: another person's features on this head."""
+    height, width = image.shape[:2]
+    top, left, bottom, right = (
+        round(share * side) for share, side in zip(_FACE_BOX, (height, width, height, width), strict=True)
+    )
+    mask = np.zeros((height, width, 1))
+    mask[top:bottom, left:right] = 1.0
+    mask = ndimage.gaussian_filter(mask, (height / 24, width / 24, 0))
+    return _clip(mask * other + (1 - mask) * image)
+
+
+def robustness(
+    model: FaceRewardModel, images: Sequence[Pixels], captions: Sequence[str], params: EvaluationParams, seed: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Mean reward of high-quality faces under each damage at growing strength, and the rows of its plot.
+
+    `monotone` says whether each step is lower than the one before. `identity_swap` compares each face with the next
+    one's inner face pasted on it; whose face a whole picture shows can't matter to a reward that sees no reference.
+    """
+
+    def mean(some: Sequence[Pixels]) -> float:
+        return float(model.score(some, captions, params.batch_size).mean())
+
+    intact = mean(images)
+    damages: dict[str, list[tuple[float, list[Pixels]]]] = {
+        "blur": [(s, [blur(i, s) for i in images]) for s in params.blur],
+        "noise": [(s, [noise(i, s, seed, k) for k, i in enumerate(images)]) for s in params.noise],
+        "jpeg": [(q, [jpeg(i, q) for i in images]) for q in params.jpeg],
+        "oversharpen": [(a, [oversharpen(i, a) for i in images]) for a in params.oversharpen],
+    }
+    summary: dict[str, Any] = {}
+    rows = []
+    for kind, levels in damages.items():
+        rewards = [intact, *(mean(damaged) for _, damaged in levels)]
+        summary[kind] = {
+            "strength": [None, *(strength for strength, _ in levels)],
+            "reward": rewards,
+            "monotone": bool((np.diff(rewards) < 0).all()),
+        }
+        rows += [
+            {"damage": kind, "level": level, "strength": strength, "reward": reward}
+            for level, (strength, reward) in enumerate(
+                zip(["" if s is None else s for s in summary[kind]["strength"]], rewards, strict=True)
+            )
+        ]
+    others = [*images[1:], images[0]]
+    pasted = mean([paste_face(one, other) for one, other in zip(images, others, strict=True)])
+    summary["identity_swap"] = {
+        "reward": [intact, pasted],
+        "monotone": pasted < intact,
+        "what": "the next face's inner face, pasted softly; a whole other face can't be told without a reference",
+    }
+    return summary, rows
+
+
+def _clip(image: NDArray[Any]) -> Pixels:
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)

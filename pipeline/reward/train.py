@@ -1,0 +1,258 @@
+"""Trains a Face Reward Model on labelled pairs: HPSv2's recipe, resumable, with early stopping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from pipeline.images import Pixels, to_tensor
+from pipeline.params import UserError
+from pipeline.reward.data import Candidates, augment, batches, decided, hq_pairs
+from pipeline.reward.loss import preference_loss
+from pipeline.reward.model import FaceRewardModel
+from pipeline.reward.params import RewardConfig, RewardParams, TrainingParams
+from pipeline.runtime import atomic, progress, stable_seed, torch_rng
+
+State = dict[str, Any]
+
+
+@dataclass
+class Progress:
+    """Where training stands: everything but the weights that a resumed run must know."""
+
+    step: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = math.inf
+    bad_evaluations: int = 0
+
+
+class PairObjective(nn.Module):
+    """The preference loss as one module, so that DDP synchronises the gradients of both towers."""
+
+    def __init__(self, model: FaceRewardModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, captions: list[str], pairs: Mapping[str, Tensor]) -> Tensor:
+        """Loss of pairs (a, b: rows of images [N, 3, H, W]; p_a, weight); each image is encoded once."""
+        rewards = self.model(images, self.model.text_features(captions))
+        a, b = rewards[pairs["a"]], rewards[pairs["b"]]
+        return preference_loss(a, b, pairs["p_a"], pairs["weight"], self.model.logit_scale)
+
+
+def build(params: RewardParams, default_caption: str, seed: int) -> FaceRewardModel:
+    """The untrained model of `params`: from its checkpoint, or random by (seed, params.seed).
+
+    Raises UserError where the checkpoint is missing or doesn't fit.
+    """
+    config = RewardConfig(architecture=params.architecture, default_caption=default_caption)
+    with torch.random.fork_rng():
+        torch.manual_seed(stable_seed(seed, "frm-init", params.seed))
+        model = FaceRewardModel.from_config(config)
+    if params.pretrained is not None:
+        model.load_official(params.pretrained)
+    model.unlock(params.unlocked_image_groups, params.unlocked_text_layers)
+    return model
+
+
+def optimizer_of(model: nn.Module, lr: float, weight_decay: float) -> AdamW:
+    """AdamW over what trains; no weight decay on biases, norms and other parameters of fewer than two dimensions."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return AdamW(groups, lr=lr)
+
+
+def warmup_cosine(step: int, warmup: int, steps: int) -> float:
+    """Factor of the learning rate: linear warm-up, then half a cosine to zero."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def train(
+    params: RewardParams,
+    training: TrainingParams,
+    default_caption: str,
+    candidates: Candidates,
+    pairs: pd.DataFrame,
+    seed: int,
+    scratch: Path,
+    device: torch.device,
+) -> tuple[FaceRewardModel, list[dict[str, float]]]:
+    """Train on the `fit` pairs, stop by the accuracy on the `select` pairs, return the best model and its curve.
+
+    `pairs` are those of `data.label`. A checkpoint in `scratch` (model, optimiser, scheduler, step, random state)
+    is written every `checkpoint_every` steps and taken up again: on one CPU bit for bit as if never interrupted.
+    Runs under `accelerate launch` (each process takes its share of every batch) as well as alone.
+    Raises UserError without pairs to learn from or to select by.
+    """
+    fit, select = pairs[pairs.split == "fit"], decided(pairs[pairs.split == "select"])
+    for name, some in (("fit", fit), ("select", select)):
+        if some.empty:
+            raise UserError(f"frm: no labelled `{name}` pairs of two restorer outputs; label more or add faces")
+    if training.hq_pairs:
+        fit = pd.concat([fit, hq_pairs(candidates, set(fit.face_id), training.hq_pairs)], ignore_index=True)
+    mixed = "bf16" if training.precision == "bf16" else "no"
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
+    seed = stable_seed(seed, "frm-train", params.seed)
+    torch.manual_seed(seed)
+    model = build(params, default_caption, seed)
+    model.clip.set_grad_checkpointing(training.gradient_checkpointing)
+    optimizer = optimizer_of(model, params.lr, training.weight_decay)
+    schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, training.warmup_steps, training.steps))
+    objective, optimizer = accelerator.prepare(PairObjective(model), optimizer)
+
+    state, best = Progress(), _weights(model)
+    curve: list[dict[str, float]] = []
+    checkpoint = scratch / "checkpoint.pt"
+    if checkpoint.exists():
+        state, curve, best = _restore(checkpoint, model, optimizer, schedule)
+    bar = progress(_todo(fit, training, seed, state), "frm", total=training.steps)
+    bar.update(state.step)
+    for step, batch in bar:
+        share = batch.iloc[accelerator.process_index :: accelerator.num_processes]
+        objective.train()
+        images, captions, chosen = _batch(candidates, share, training, seed, step, accelerator)
+        with accelerator.autocast():
+            loss = objective(images, captions, chosen)
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(objective.parameters(), training.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        state.step = step + 1
+        if state.step % training.evaluate_every == 0 or state.step == training.steps:
+            accuracy, held_out_loss = evaluate_pairs(model, candidates, select, 4 * training.batch_size)
+            curve.append(
+                {
+                    "step": state.step,
+                    "train_loss": float(loss.detach()),
+                    "select_loss": held_out_loss,
+                    "select_accuracy": accuracy,
+                    "grad_norm": float(norm),
+                    "lr": float(schedule.get_last_lr()[0]),
+                }
+            )
+            bar.set_postfix(accuracy=f"{accuracy:.3f}", loss=f"{held_out_loss:.3f}")
+            if (accuracy, -held_out_loss) > (state.best_accuracy, -state.best_loss):
+                state.best_accuracy, state.best_loss, state.bad_evaluations = accuracy, held_out_loss, 0
+                best = _weights(model)
+            else:
+                state.bad_evaluations += 1
+        if state.step % training.checkpoint_every == 0 and accelerator.is_main_process:
+            _save(checkpoint, model, optimizer, schedule, state, curve, best)
+        if state.bad_evaluations >= training.patience:
+            break
+    bar.close()
+    if accelerator.is_main_process:  # a stage killed after this trains this model no more
+        _save(checkpoint, model, optimizer, schedule, state, curve, best)
+    model.load_state_dict(best)
+    return model.eval().requires_grad_(False), curve
+
+
+@torch.no_grad()
+def evaluate_pairs(
+    model: FaceRewardModel, candidates: Candidates, pairs: pd.DataFrame, batch_size: int
+) -> tuple[float, float]:
+    """Accuracy and mean preference loss on pairs with a winner."""
+    difference = reward_differences(model, candidates, pairs, batch_size)
+    logit = difference * float(model.logit_scale)
+    p_a = pairs.p_a.to_numpy(dtype=float)
+    loss = np.logaddexp(0, -logit) * p_a + np.logaddexp(0, logit) * (1 - p_a)
+    return float(((difference > 0) == (p_a > 0.5)).mean()), float(loss.mean())
+
+
+def reward_differences(
+    model: FaceRewardModel, candidates: Candidates, pairs: pd.DataFrame, batch_size: int
+) -> np.ndarray:
+    """reward(a) − reward(b) of each pair [P]; each distinct image is encoded once."""
+    rows, where = np.unique(pairs[["a", "b"]].to_numpy(), return_inverse=True)
+    images: list[Pixels] = list(candidates.images[rows])
+    rewards = model.score(images, [candidates.captions[row] for row in rows], batch_size)
+    where = where.reshape(-1, 2)
+    return rewards[where[:, 0]] - rewards[where[:, 1]]
+
+
+def _todo(
+    fit: pd.DataFrame, training: TrainingParams, seed: int, state: Progress
+) -> Iterator[tuple[int, pd.DataFrame]]:
+    if state.bad_evaluations >= training.patience:
+        return
+    for step, batch in batches(fit, training.batch_size, seed, state.step):
+        if step >= training.steps:
+            return
+        yield step, batch
+
+
+def _batch(
+    candidates: Candidates,
+    pairs: pd.DataFrame,
+    training: TrainingParams,
+    seed: int,
+    step: int,
+    accelerator: Accelerator,
+) -> tuple[Tensor, list[str], dict[str, Tensor]]:
+    rows, where = np.unique(pairs[["a", "b"]].to_numpy(), return_inverse=True)
+    generator = torch_rng(seed, "frm-augment", step, accelerator.process_index)
+    images = augment(to_tensor(candidates.images[rows]), training.flip, training.shift, generator)
+    where = where.reshape(-1, 2)
+    chosen = {
+        "a": torch.from_numpy(where[:, 0].copy()),
+        "b": torch.from_numpy(where[:, 1].copy()),
+        "p_a": torch.from_numpy(pairs.p_a.to_numpy(dtype=np.float32, copy=True)),
+        "weight": torch.from_numpy(pairs.weight.to_numpy(dtype=np.float32, copy=True)),
+    }
+    target = accelerator.device
+    on_device = {name: value.to(target) for name, value in chosen.items()}
+    return images.to(target), [candidates.captions[row] for row in rows], on_device
+
+
+def _weights(model: FaceRewardModel) -> State:
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def _save(
+    path: Path,
+    model: FaceRewardModel,
+    optimizer: Any,
+    schedule: LambdaLR,
+    state: Progress,
+    curve: list[dict[str, float]],
+    best: State,
+) -> None:
+    content = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "random": torch.get_rng_state(),
+        "progress": vars(state),
+        "curve": curve,
+        "best": best,
+    }
+    with atomic(path) as temporary:
+        torch.save(content, temporary)
+
+
+def _restore(
+    path: Path, model: FaceRewardModel, optimizer: Any, schedule: LambdaLR
+) -> tuple[Progress, list[dict[str, float]], State]:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    schedule.load_state_dict(content["schedule"])
+    torch.set_rng_state(content["random"])
+    return Progress(**content["progress"]), content["curve"], content["best"]

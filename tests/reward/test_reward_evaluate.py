@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.params import UserError
+from pipeline.reward import evaluate
+from pipeline.reward.params import EvaluationParams
+from tests.reward.toy import vote_row
+
+PARAMS = EvaluationParams(
+    batch_size=8,
+    min_annotators=3,
+    resamples=200,
+    margin_bins=4,
+    calibration_bins=5,
+    blur=[1.0],
+    noise=[10.0],
+    jpeg=[30],
+    oversharpen=[2.0],
+)
+
+
+def pair_rows(count: int, **columns: object) -> pd.DataFrame:
+    names = [f"p{index}" for index in range(count)]
+    values = {"pair_id": names, "face_id": names, "why": "random", "anchored": False, "p_a": 1.0, "n": 3}
+    values |= {"restorer_a": "diffbir", "restorer_b": "osediff", "candidate_a": "x", "candidate_b": "y"}
+    return pd.DataFrame(values | columns)
+
+
+def vote_frame(**winners: str) -> pd.DataFrame:
+    """Votes of annotators 0, 1, … on each pair: `p0="aab"`; t is a tie."""
+    full = {"a": "a", "b": "b", "t": "tie"}
+    return pd.DataFrame(
+        [vote_row(pair, str(who), full[one]) for pair, all_ in winners.items() for who, one in enumerate(all_)]
+    )
+
+
+def test_headline_counts_only_unanimous_pairs_of_two_restorers_by_enough_annotators() -> None:
+    pairs = pair_rows(6, anchored=[False] * 5 + [True]).drop(columns=["p_a", "n"])
+    votes = vote_frame(p0="aaa", p1="bbbb", p2="aab", p3="aa", p4="ttt", p5="aaa")
+    head = evaluate.unanimous(evaluate.voted(pairs, votes), 3)
+    assert dict(zip(head.pair_id, head.p_a, strict=True)) == {"p0": 1.0, "p1": 0.0}
+
+
+def test_a_repeated_pair_doesnt_count_twice() -> None:
+    pairs = pair_rows(2, why=["random", "repeat"]).drop(columns=["p_a", "n"])
+    assert list(evaluate.voted(pairs, vote_frame(p0="aaa", p1="aaa")).pair_id) == ["p0"]
+
+
+def test_equal_rewards_count_half() -> None:
+    right = evaluate.correct(np.array([1.0, -1.0, 0.0, -2.0]), pd.Series([1.0, 1.0, 1.0, 0.0]))
+    assert right.tolist() == [1.0, 0.0, 0.5, 1.0]
+
+
+def test_accuracy_interval_draws_faces_not_pairs() -> None:
+    right = np.repeat([1.0, 0.0], 50)
+    by_face = evaluate.accuracy(right, pd.Series(np.repeat(["one", "two"], 50)), 0, 500)
+    by_pair = evaluate.accuracy(right, pd.Series([str(i) for i in range(100)]), 0, 500)
+    assert (by_face["accuracy"], by_face["n"], by_face["faces"]) == (0.5, 100, 2)
+    assert by_face["ci95"] == [0.0, 1.0]
+    assert by_pair["ci95"][1] - by_pair["ci95"][0] < 0.3
+
+
+def test_feature_and_its_sign_are_chosen_on_fit_pairs_alone() -> None:
+    features = pd.DataFrame({"noise": [1.0, 2.0, 5.0, 9.0], "entropy": [1.0, 0.0, 0.0, 1.0]}, index=list("xyzw"))
+    fit = pair_rows(2, candidate_a=["x", "y"], candidate_b=["y", "z"])  # the less noisy one is preferred
+    test = pair_rows(2, candidate_a=["z", "w"], candidate_b=["w", "z"])
+    best = evaluate.best_single_feature(features, ["noise", "entropy"], fit, test)
+    assert (best["name"], best["higher_is_better"]) == ("noise", False)
+    assert (best["fit_accuracy"], best["accuracy"]) == (1.0, 0.5)
+    with pytest.raises(UserError, match="no blind feature"):
+        evaluate.best_single_feature(features, [], fit, test)
+
+
+def test_single_annotators_are_compared_with_the_majority_of_the_others() -> None:
+    pairs = pair_rows(2)
+    found = evaluate.single_annotators(pairs, vote_frame(p0="aaa", p1="aab"), np.array([1.0, -1.0]))
+    # p0: all three agree; p1: for annotator 2 the others say a, for 0 and 1 the others are tied
+    assert found == {"annotator": 0.75, "reward": 0.75, "n": 4}
+
+
+def test_margins_restorers_and_anchors_are_rows_of_their_own() -> None:
+    right = np.array([1.0, 0.0, 1.0, 1.0])
+    bins = evaluate.by_margin(right, pd.Series([1.0, 0.6, 0.0, 0.55]), 4)
+    assert [(row["margin"], row["accuracy"], row["n"]) for row in bins] == [([0, 0.25], 0.5, 2), ([0.75, 1.0], 1.0, 2)]
+    pairs = pair_rows(
+        4, restorer_a=["diffbir", "osediff", "hq", "smooth"], restorer_b=["osediff", "diffbir"] + ["sharp"] * 2
+    )
+    assert evaluate.by_restorer_pair(right, pairs)["diffbir|osediff"] == {"accuracy": 0.5, "n": 2}
+    rows = evaluate.anchors(right, pairs)
+    assert {name: row["n"] for name, row in rows.items()} == {"hq": 1, "smooth": 1, "sharp": 2}
+
+
+def test_calibration_error_of_known_confidences() -> None:
+    logit = np.log(0.8 / 0.2)
+    difference = np.full(10, logit)
+    right_eight = pd.Series([1.0] * 8 + [0.0] * 2)
+    error, table = evaluate.calibration(difference, 1.0, right_eight, 5)
+    assert error == pytest.approx(0.0, abs=1e-12)
+    assert table == [{"confidence": pytest.approx(0.8), "accuracy": 0.8, "n": 10}]
+    error, _ = evaluate.calibration(-difference, 1.0, right_eight, 5)
+    assert error == pytest.approx(0.6)
+
+
+def test_judge_reports_every_part_and_refuses_an_empty_headline() -> None:
+    pairs = pair_rows(4, p_a=[1.0, 0.0, 1.0, 0.9])
+    difference = np.array([1.0, -1.0, 1.0, -1.0])
+    votes = vote_frame(p0="aaa", p1="bbb", p2="aaa", p3="aab")
+    found, _ = evaluate.judge(pairs, difference, 2.0, votes, PARAMS, 0)
+    assert found["headline"]["accuracy"] == 1.0
+    assert found["headline"]["n"] == 3
+    assert found["all_restored"]["accuracy"] == 0.75
+    with pytest.raises(UserError, match="3 annotators are unanimous"):
+        evaluate.judge(pairs.assign(n=2), difference, 2.0, votes, PARAMS, 0)

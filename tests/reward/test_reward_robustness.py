@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.reward import robustness
+from pipeline.reward.model import FaceRewardModel
+from pipeline.reward.params import RewardConfig
+from tests.reward.test_reward_evaluate import PARAMS
+from tests.reward.toy import noise_image
+
+FACES = [noise_image(seed, 0.7) for seed in range(4)]
+
+
+def detail(image: np.ndarray) -> float:
+    return float(np.abs(np.diff(image.astype(float), axis=1)).mean())
+
+
+def test_damages_do_what_they_say_and_more_when_stronger() -> None:
+    image = FACES[0]
+    assert detail(robustness.blur(image, 2.0)) < detail(robustness.blur(image, 1.0)) < detail(image)
+    assert detail(robustness.oversharpen(image, 3.0)) > detail(robustness.oversharpen(image, 1.0)) > detail(image)
+    assert np.array_equal(robustness.noise(image, 20.0, 0), robustness.noise(image, 20.0, 0))
+    for damage in (lambda s: robustness.noise(image, s, 0), lambda s: robustness.jpeg(image, 90 - 2 * s)):
+        weak, strong = (np.square(damage(s).astype(float) - image).mean() for s in (5.0, 40.0))
+        assert strong > weak > 0
+
+
+def test_pasting_changes_the_inner_face_alone() -> None:
+    pasted = robustness.paste_face(FACES[0], FACES[1])
+    assert np.array_equal(pasted[:4, :4], FACES[0][:4, :4])
+    assert np.abs(pasted[18:22, 14:18].astype(int) - FACES[1][18:22, 14:18]).max() <= 1
+
+
+@pytest.mark.parametrize(("sign", "falls"), [(1.0, True), (-1.0, False)])
+def test_monotone_means_that_every_step_is_lower(config: RewardConfig, sign: float, falls: bool) -> None:
+    class Detail(FaceRewardModel):
+        def forward(self, images: Tensor, text_features: Tensor) -> Tensor:
+            return sign * (images.diff(dim=-1).abs().mean(dim=(1, 2, 3)))
+
+    torch.manual_seed(0)
+    model = Detail(FaceRewardModel.from_config(config).clip, config)
+    params = PARAMS.model_copy(update={"blur": [1.0, 2.0, 4.0]})
+    summary, rows = robustness.robustness(model, FACES, [""] * len(FACES), params, 0)
+    assert summary["blur"]["monotone"] is falls
+    assert len(summary["blur"]["reward"]) == 4
+    assert summary["oversharpen"]["monotone"] is not falls
+    assert [row["level"] for row in rows if row["damage"] == "blur"] == [0, 1, 2, 3]
+    assert summary["identity_swap"]["reward"][0] == pytest.approx(summary["blur"]["reward"][0])

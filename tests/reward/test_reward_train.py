@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from pipeline.params import UserError
+from pipeline.reward import train as training
+from pipeline.reward.data import Candidates, decided
+from pipeline.reward.model import FaceRewardModel
+from pipeline.reward.train import build, evaluate_pairs, optimizer_of, reward_differences, warmup_cosine
+from tests.reward.toy import architecture, reward_params, training_params
+
+CPU = torch.device("cpu")
+
+
+def run(candidates: Candidates, pairs: pd.DataFrame, scratch: Path, reward: dict | None = None, **changes: object):
+    return training.train(
+        reward_params(**(reward or {})), training_params(**changes), "a face", candidates, pairs, 0, scratch, CPU
+    )
+
+
+def same_weights(one: FaceRewardModel, other: FaceRewardModel) -> bool:
+    state = other.state_dict()
+    return all(torch.equal(value, state[name]) for name, value in one.state_dict().items())
+
+
+def test_it_learns_what_annotators_prefer_on_faces_it_never_saw(
+    candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path
+) -> None:
+    model, curve = run(candidates, pairs, tmp_path, steps=60, evaluate_every=10)
+    test = decided(pairs[pairs.split == "frm_test"])
+    accuracy, loss = evaluate_pairs(model, candidates, test, 16)
+    assert accuracy == 1.0
+    assert loss < math.log(2)
+    assert curve[-1]["select_loss"] < curve[0]["select_loss"]
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("vision", [{}, {"layers": [1, 1, 1, 1], "width": 8, "patch_size": 16, "head_width": 32}])
+def test_a_killed_run_resumes_bit_for_bit(
+    candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vision: dict
+) -> None:
+    reward = {"architecture": architecture(**vision)}
+    whole, curve = run(candidates, pairs, tmp_path / "whole", reward)
+    evaluate, calls = training.evaluate_pairs, []
+
+    def killed(*args: object) -> tuple[float, float]:
+        calls.append(1)
+        if len(calls) == 3:  # at step 12, after the checkpoint of step 8
+            raise KeyboardInterrupt
+        return evaluate(*args)
+
+    monkeypatch.setattr(training, "evaluate_pairs", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(candidates, pairs, tmp_path / "killed", reward)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(99)  # whatever the new process's random state is
+    resumed, resumed_curve = run(candidates, pairs, tmp_path / "killed", reward)
+    assert same_weights(whole, resumed)
+    assert curve == resumed_curve
+
+
+def test_a_finished_run_is_not_trained_again(
+    candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = run(candidates, pairs, tmp_path)
+    monkeypatch.setattr(training, "preference_loss", None)
+    again, _ = run(candidates, pairs, tmp_path)
+    assert same_weights(first, again)
+
+
+def test_early_stopping_keeps_the_best_weights(
+    candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = iter([0.6, 0.9, 0.7, 0.8, 0.99])
+    seen: list[dict] = []
+
+    def evaluate(model: FaceRewardModel, *_: object) -> tuple[float, float]:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return next(accuracies), 0.5
+
+    monkeypatch.setattr(training, "evaluate_pairs", evaluate)
+    model, curve = run(candidates, pairs, tmp_path, evaluate_every=1, patience=2)
+    assert [row["step"] for row in curve] == [1, 2, 3, 4]
+    assert all(torch.equal(value, seen[1][name]) for name, value in model.state_dict().items())
+
+
+def test_each_distinct_image_of_a_batch_is_encoded_once(
+    candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    forward = FaceRewardModel.image_features
+
+    def count(self: FaceRewardModel, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            encoded.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(FaceRewardModel, "image_features", count)
+    run(candidates, pairs, tmp_path, batch_size=48, hq_pairs=0.0, steps=3)
+    assert encoded == [8 * 4] * 3  # 24 pairs of 8 faces speak of four images each
+
+
+def test_the_frozen_tower_stays_and_precision_and_checkpointing_work(
+    candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path
+) -> None:
+    reward = {"unlocked_image_groups": 2, "unlocked_text_layers": 1}
+    before = build(reward_params(**reward), "a face", 0)
+    model, curve = run(candidates, pairs, tmp_path, reward, precision="bf16", gradient_checkpointing=True, steps=4)
+    state = before.state_dict()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, state[name])}
+    assert "clip.visual.proj" in moved
+    assert "clip.text_projection" in moved
+    assert not [name for name in moved if ".resblocks.0." in name or "token_embedding" in name or "conv1" in name]
+    assert math.isfinite(curve[-1]["train_loss"])
+
+
+def test_seeds_give_different_models(candidates: Candidates) -> None:
+    one, same, other = (build(reward_params(seed=seed), "a face", 0) for seed in (0, 0, 1))
+    assert same_weights(one, same)
+    assert not same_weights(one, other)
+
+
+def test_no_decay_on_biases_norms_and_scales() -> None:
+    model = build(reward_params(unlocked_text_layers=None), "a face", 0)
+    decayed, free = optimizer_of(model, 1e-3, 0.35).param_groups
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.35, 0.0)
+    assert {p.ndim for p in free["params"]} == {0, 1}
+    assert min(p.ndim for p in decayed["params"]) == 2
+    assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
+
+
+def test_learning_rate_warms_up_and_falls_to_zero() -> None:
+    factors = [warmup_cosine(step, 4, 20) for step in range(21)]
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert factors[12] == pytest.approx(0.5)
+    assert factors[20] == pytest.approx(0.0)
+
+
+def test_differences_are_antisymmetric(candidates: Candidates, pairs: pd.DataFrame) -> None:
+    model = build(reward_params(), "a face", 0)
+    swapped = pairs.rename(columns={"a": "b", "b": "a"})
+    forward = reward_differences(model, candidates, pairs, 16)
+    assert (forward == -reward_differences(model, candidates, swapped, 16)).all()
+    rewards = model.score(list(candidates.images), [""] * len(candidates.images), 16)
+    assert forward == pytest.approx(rewards[pairs.a] - rewards[pairs.b], abs=1e-6)
+
+
+@pytest.mark.parametrize("split", ["fit", "select"])
+def test_no_pairs_to_learn_from_or_to_select_by(
+    candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path, split: str
+) -> None:
+    with pytest.raises(UserError, match=f"no labelled `{split}` pairs"):
+        run(candidates, pairs[pairs.split != split], tmp_path)
