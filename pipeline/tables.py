@@ -236,15 +236,23 @@ def _shards(table: Table, rows: Sequence[Mapping[str, Any]]) -> Iterable[list[di
     yield shard  # an empty table still has one shard, with its schema
 
 
-def read(table: Table, folder: Path | str, columns: Sequence[str] | None = None) -> pa.Table:
+def read(
+    table: Table,
+    folder: Path | str,
+    columns: Sequence[str] | None = None,
+    unique: bool = True,
+    remedy: str | None = None,
+) -> pa.Table:
     """Read a table's folder (or one file); `columns` limits what is decoded.
+
+    `unique=False` leaves duplicate keys to the caller; `remedy` says what to do about a file that no stage wrote.
 
     Raises UserError naming the file, what is wrong with it and the stage to rerun: missing folder, truncated file,
     another table or version, missing column, value outside an enum, duplicate key.
     """
     folder = Path(folder)
     files = [folder] if folder.is_file() else sorted(folder.glob("part-*.parquet"))
-    again = f"rerun `dvc repro {table.written_by}` (or `dvc pull`)"
+    again = remedy or f"rerun `dvc repro {table.written_by}` (or `dvc pull`)"
     if not files:
         raise UserError(f"{folder}: no {table.name} table here; {again}")
     parts = []
@@ -263,7 +271,7 @@ def read(table: Table, folder: Path | str, columns: Sequence[str] | None = None)
             if wrong := sorted(set(content.column(name).unique().to_pylist()) - table.enums[name]):
                 allowed = sorted(table.enums[name])
                 raise UserError(f"{folder}: column `{name}` holds {wrong[0]!r}, not one of {allowed}; {again}")
-    if set(table.key) <= set(content.column_names) and content.num_rows:
+    if unique and set(table.key) <= set(content.column_names) and content.num_rows:
         if content.group_by(list(table.key)).aggregate([]).num_rows != content.num_rows:
             raise UserError(f"{folder}: duplicate {'/'.join(table.key)}; {again}")
     return content

@@ -1,0 +1,175 @@
+"""Votes → labels: reads people's votes and checks them, and turns the votes on a pair into one soft label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from pipeline import tables
+from pipeline.annotation.annotators import Annotator, Regions, VotesParams
+from pipeline.params import Params, UserError
+from pipeline.runtime import atomic
+
+HUMAN_VOTES = Path("annotations/human.parquet")
+_REMEDY = "write it again with `diffusionreward labels export` (or `git checkout annotations`)"
+
+
+class LabelsParams(Params):
+    """The `labels` group."""
+
+    source: Literal["simulated", "human", "both"]  # both: people's votes replace simulated ones pair by pair
+    prior_votes: float = Field(gt=0)  # undecided votes added to every pair: one vote alone is not certainty
+    votes: VotesParams
+    regions: Regions
+    scales: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)  # down-sampling factors at which gradients compare
+    annotators: list[Annotator]
+
+    @model_validator(mode="after")
+    def _panel(self) -> LabelsParams:
+        names = [annotator.name for annotator in self.annotators]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"annotator `{twice[0]}` is listed twice")
+        main = sum(annotator.panel == "main" for annotator in self.annotators)
+        if self.source != "human" and main < max(self.votes.test_votes, self.votes.overlap_votes):
+            raise ValueError(f"{main} main annotators can't cast {self.votes.test_votes} votes on a pair")
+        return self
+
+    def panel(self, name: Literal["main", "second"]) -> list[str]:
+        """The names of one panel's annotators."""
+        return [annotator.name for annotator in self.annotators if annotator.panel == name]
+
+
+@dataclass(frozen=True)
+class VoteCounts:
+    """What became of the events of a votes file: they add up to `read`."""
+
+    read: int
+    duplicate_events: int  # the very same event again
+    undone: int
+    unknown_pairs: int  # no such pair any more: its candidates were made again with other ids, or never existed
+    superseded: int  # the annotator judged the pair again later: repeats, and second thoughts
+    skipped: int
+    standing: int
+
+
+def write_no_votes(path: Path = HUMAN_VOTES) -> None:
+    """A votes file without votes: what `annotations/human.parquet` is before anybody has voted."""
+    with atomic(path) as temporary:
+        tables.write_file(pa.Table.from_pylist([], schema=tables.VOTES.schema()), temporary)
+
+
+def read_human(path: Path = HUMAN_VOTES) -> pd.DataFrame:
+    """All events of a votes file. Raises UserError for a missing or broken file, another schema version, impossible
+    values, votes that are not by people and two different events with one id.
+    """
+    events = tables.read(tables.VOTES, path, unique=False, remedy=_REMEDY).to_pandas()
+    different = events.drop_duplicates()
+    if len(clash := different[different["event_id"].duplicated()]):
+        ids = _some(clash["event_id"])
+        raise UserError(f"{path}: {len(clash)} event ids name two different events ({ids}); {_REMEDY}")
+    if len(simulated := events[events["annotator_kind"].ne("human")]):
+        ids = _some(simulated["event_id"])
+        raise UserError(f"{path}: {len(simulated)} votes are not by people ({ids}); only human votes belong here")
+    if len(wrong := events[~events["displayed_left"].isin(["a", "b"])]):
+        raise UserError(f"{path}: displayed_left is neither a nor b in {len(wrong)} votes ({_some(wrong['event_id'])})")
+    return events
+
+
+def standing_votes(events: pd.DataFrame, known_pairs: Iterable[str]) -> tuple[pd.DataFrame, VoteCounts, list[str]]:
+    """The votes that count, what became of the others, and a line for each kind of problem that names examples.
+
+    Votes taken back (`undone_by` names the undo) don't count. Of several votes of one annotator on one pair the last
+    counts. Skips count as seen, not as votes.
+    """
+    unique = events.drop_duplicates()
+    kept = unique[unique["undone_by"].fillna("").eq("")]
+    undone = len(unique) - len(kept)
+    here = kept["pair_id"].isin(set(known_pairs))
+    unknown = kept[~here]
+    ordered = kept[here].sort_values(["at", "event_id"])
+    last = ordered.drop_duplicates(["annotator", "pair_id"], keep="last")
+    standing = last[last["winner"].ne("skip")].sort_values("event_id").reset_index(drop=True)
+    counts = VoteCounts(
+        read=len(events),
+        duplicate_events=len(events) - len(unique),
+        undone=undone,
+        unknown_pairs=len(unknown),
+        superseded=len(ordered) - len(last),
+        skipped=len(last) - len(standing),
+        standing=len(standing),
+    )
+    problems = []
+    if counts.duplicate_events:
+        ids = _some(events.loc[events.duplicated(), "event_id"])
+        problems.append(f"{counts.duplicate_events} events are there twice, counted once ({ids})")
+    if counts.unknown_pairs:
+        problems.append(
+            f"{counts.unknown_pairs} votes are on {unknown['pair_id'].nunique()} unknown pairs, not used "
+            f"({_some(unknown['pair_id'])}): their candidates no longer exist"
+        )
+    return standing, counts, problems
+
+
+def _some(ids: pd.Series) -> str:
+    names = sorted(set(ids))
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a frame as `tables.write` takes them."""
+    return [{str(name): cell for name, cell in row.items()} for row in frame.to_dict("records")]
+
+
+def combine(
+    source: Literal["simulated", "human", "both"], simulated: pd.DataFrame, human: pd.DataFrame
+) -> pd.DataFrame:
+    """The votes that make the labels. With `both`, a pair that a person judged is labelled by people alone.
+
+    Raises UserError for `human` without a vote.
+    """
+    if source == "simulated":
+        return simulated
+    if source == "human":
+        if human.empty:
+            raise UserError(
+                f"labels.source is `human`, but {HUMAN_VOTES} holds no vote that counts; vote with "
+                "`diffusionreward annotate` and `diffusionreward labels export`, or set labels.source to simulated"
+            )
+        return human
+    if human.empty:
+        return simulated
+    return pd.concat([simulated[~simulated["pair_id"].isin(human["pair_id"])], human], ignore_index=True)
+
+
+def aggregate(votes: pd.DataFrame, prior_votes: float) -> pd.DataFrame:
+    """One soft label a pair: pair_id, winner, p_a, n (votes), confidence, source; sorted by pair_id.
+
+    p_a = (a + ½·(tie + both_bad) + ½·prior) / (n + prior): the mean of a beta posterior. The winner is the majority,
+    `tie` where there is none. confidence = n / (n + prior), the share of the label that votes made. Skips don't count.
+    Votes of one pair are all human or all simulated (see `combine`).
+    """
+    kept = votes[votes["winner"].ne("skip")]
+    if kept.empty:
+        return pd.DataFrame(columns=["pair_id", "winner", "p_a", "n", "confidence", "source"])
+    for_a = kept["winner"].map({"a": 1.0, "b": 0.0}).fillna(0.5)
+    groups = for_a.groupby(kept["pair_id"], sort=True)
+    n, total = groups.count(), groups.sum()
+    p_a = (total + prior_votes / 2) / (n + prior_votes)
+    return pd.DataFrame(
+        {
+            "pair_id": n.index,
+            "winner": [
+                "tie" if 2 * a == count else "a" if 2 * a > count else "b" for a, count in zip(total, n, strict=True)
+            ],
+            "p_a": p_a.to_numpy(),
+            "n": n.to_numpy(),
+            "confidence": (n / (n + prior_votes)).to_numpy(),
+            "source": kept.groupby("pair_id", sort=True)["annotator_kind"].first().to_numpy(),
+        }
+    ).reset_index(drop=True)

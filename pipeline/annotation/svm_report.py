@@ -1,0 +1,298 @@
+"""Trains the labelling SVM on the judged pairs and says how good it is: numbers, curves, and a model card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.annotation import svm_card
+from pipeline.annotation.agreement import summary
+from pipeline.annotation.labels import aggregate, records
+from pipeline.annotation.svm import (
+    Array,
+    LabelledPairs,
+    Nested,
+    PairSVM,
+    Standardiser,
+    SvmParams,
+    abstention_threshold,
+    certainty,
+    nested,
+    probability,
+    simplest_within_one_error,
+    train,
+    tune,
+)
+from pipeline.metrics.statistics import paired_bootstrap
+from pipeline.params import UserError
+from pipeline.runtime import rng
+
+KERNELS = ("linear", "rbf")  # the simpler first
+CURVE_POINTS = 20  # coverage levels of the curve
+CALIBRATION_BINS = 10
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The machine and what is known from its training faces."""
+
+    svm: PairSVM
+    nested: dict[str, Nested]
+    pairs: LabelledPairs
+    ties: int  # judged pairs without a winner, left out
+    dropped: list[str]  # features that never vary
+
+    @property
+    def kernel(self) -> str:
+        """The kernel chosen."""
+        return self.svm.setting.kernel
+
+
+def train_svm(features: pd.DataFrame, pairs: pd.DataFrame, labels: pd.DataFrame, params: SvmParams) -> Trained:
+    """Train on the judged fit pairs (repeats left out).
+
+    `features` by candidate_id; `pairs` with split, face_id, why and both candidates; `labels` as `labels.aggregate`
+    makes them. The linear kernel is kept unless RBF's nested accuracy is better by more than one standard error.
+    Raises UserError when too few faces have decided pairs, and for a pair whose candidate has no features.
+    """
+    judged = pairs[pairs["split"].eq("fit") & pairs["why"].ne("repeat")].merge(labels, on="pair_id")
+    fit_candidates = pairs.loc[pairs["split"].eq("fit"), ["candidate_a", "candidate_b"]].to_numpy().ravel()
+    known = rows_of(features, pd.Series(np.unique(fit_candidates)))
+    standardiser = Standardiser.fit(known)
+    won = judged[judged["winner"].isin(["a", "b"])].sort_values("pair_id")
+    data = LabelledPairs(
+        standardiser(rows_of(features, won["candidate_a"])) - standardiser(rows_of(features, won["candidate_b"])),
+        won["winner"].eq("a").to_numpy(bool),
+        won["confidence"].to_numpy(np.float64),
+        won["face_id"].to_numpy(str),
+    )
+    tried = {kernel: nested(data, kernel, params) for kernel in KERNELS}
+    kernel = KERNELS[simplest_within_one_error([tried[name].accuracies for name in KERNELS])]
+    setting = tune(data, kernel, params)
+    threshold = abstention_threshold(tried[kernel].p_a, data.a_wins, params)
+    svm = PairSVM(standardiser, setting, train(data, setting, params.inner_folds), threshold)
+    dropped = sorted(set(features.columns) - set(standardiser.columns))
+    return Trained(svm, tried, data, len(judged) - len(won), dropped)
+
+
+def rows_of(features: pd.DataFrame, candidates: pd.Series) -> pd.DataFrame:
+    """Feature rows of these candidates, in their order. Raises UserError for a candidate without features."""
+    if missing := sorted(set(candidates) - set(features.index)):
+        raise UserError(
+            f"data/features: {len(missing)} candidates have no features, the first is {missing[0]}; "
+            "rerun `dvc repro features`"
+        )
+    return features.loc[candidates]
+
+
+def predict(svm: PairSVM, features: pd.DataFrame, pairs: pd.DataFrame) -> Array:
+    """P(a before b) for rows of `pairs`."""
+    return svm.p_a(rows_of(features, pairs["candidate_a"]), rows_of(features, pairs["candidate_b"]))
+
+
+def held_out(pairs: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """The select pairs that measure the SVM: two restorations, no repeat, a majority of the votes for one."""
+    plain = pairs[pairs["split"].eq("select") & ~pairs["anchored"].astype(bool) & pairs["why"].ne("repeat")]
+    judged = plain.merge(labels, on="pair_id").sort_values("pair_id", ignore_index=True)
+    return judged[judged["winner"].isin(["a", "b"])].reset_index(drop=True)
+
+
+def scores(svm: PairSVM, p_a: Array, judged: pd.DataFrame, params: SvmParams, seed: int) -> dict[str, Any]:
+    """accuracy, ci95 and n of the pairs answered, their share (coverage), and the accuracy had it always answered."""
+    answered = ~svm.abstains(p_a)
+    right = _right(p_a, judged)
+    faces = judged["face_id"].to_numpy(str)
+    accuracy, ci95 = _mean_interval(right[answered], faces[answered], params.resamples, seed)
+    coverage, coverage_ci95 = _mean_interval(answered.astype(np.float64), faces, params.resamples, seed)
+    always, always_ci95 = _mean_interval(right, faces, params.resamples, seed)
+    return {
+        "accuracy": accuracy,
+        "ci95": ci95,
+        "n": int(answered.sum()),
+        "coverage": coverage,
+        "coverage_ci95": coverage_ci95,
+        "always_answering": {"accuracy": always, "ci95": always_ci95, "n": len(judged)},
+        "faces": len(np.unique(faces)),
+    }
+
+
+def _right(p_a: Array, judged: pd.DataFrame) -> Array:
+    return ((p_a > 0.5) == judged["winner"].eq("a").to_numpy()).astype(np.float64)
+
+
+def _mean_interval(
+    values: Array, faces: NDArray[Any], resamples: int, seed: int
+) -> tuple[float | None, list[float] | None]:
+    if not len(values):
+        return None, None
+    mean, lo, hi = paired_bootstrap(values, seed, resamples, clusters=faces)
+    return mean, [lo, hi]
+
+
+def out_of_fold(trained: Trained, params: SvmParams, seed: int) -> dict[str, Any]:
+    """Nested, grouped accuracy of each kernel on the fit pairs, and of the chosen one at its threshold."""
+    pairs, p_a = trained.pairs, trained.nested[trained.kernel].p_a
+    right = ((p_a > 0.5) == pairs.a_wins).astype(np.float64)
+    answered = ~trained.svm.abstains(p_a)
+    accuracy, ci95 = _mean_interval(right, pairs.faces, params.resamples, seed)
+    answered_accuracy, _ = _mean_interval(right[answered], pairs.faces[answered], params.resamples, seed)
+    kernels = {
+        name: {"accuracy": float(one.accuracies.mean()), "se": _standard_error(one.accuracies)}
+        for name, one in trained.nested.items()
+    }
+    return {
+        "accuracy": accuracy,
+        "ci95": ci95,
+        "n": len(right),
+        "faces": len(np.unique(pairs.faces)),
+        "accuracy_answered": answered_accuracy,
+        "coverage": float(answered.mean()),
+        "kernels": kernels,
+    }
+
+
+def _standard_error(accuracies: Array) -> float:
+    return float(accuracies.std(ddof=1) / np.sqrt(len(accuracies)))
+
+
+def coverage_curve(p_a: Array, judged: pd.DataFrame, params: SvmParams, seed: int) -> pd.DataFrame:
+    """Accuracy of the most certain share of held-out pairs: coverage, threshold, accuracy, lo, hi, n."""
+    order = np.argsort(-certainty(p_a), kind="stable")
+    right, faces = _right(p_a, judged)[order], judged["face_id"].to_numpy(str)[order]
+    rows = []
+    for count in sorted({round(len(p_a) * (step + 1) / CURVE_POINTS) for step in range(CURVE_POINTS)} - {0}):
+        mean, lo, hi = paired_bootstrap(right[:count], seed, params.resamples, clusters=faces[:count])
+        lowest = float(certainty(p_a)[order[count - 1]])
+        rows.append((count / len(p_a), lowest, mean, lo, hi, count))
+    return pd.DataFrame(rows, columns=["coverage", "threshold", "accuracy", "lo", "hi", "n"])
+
+
+def calibration_curve(p_a: Array, votes: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
+    """Predicted against voted share for a, in bins of p: predicted, observed, n (votes), over both mirrors of a pair.
+
+    Every single vote of the held-out pairs counts (a tie as one half), so the machine is compared with annotators, not
+    with their majority.
+    """
+    predicted = pd.Series(p_a, index=judged["pair_id"])
+    kept = votes[votes["pair_id"].isin(predicted.index)]
+    p = kept["pair_id"].map(predicted).to_numpy(np.float64)
+    for_a = kept["winner"].map({"a": 1.0, "b": 0.0}).fillna(0.5).to_numpy(np.float64)
+    both = pd.DataFrame({"predicted": np.concatenate([p, 1 - p]), "observed": np.concatenate([for_a, 1 - for_a])})
+    place = np.minimum((both["predicted"] * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    binned = both.groupby(place).agg(
+        predicted=("predicted", "mean"), observed=("observed", "mean"), n=("observed", "size")
+    )
+    return binned.reset_index(drop=True)
+
+
+def importance(svm: PairSVM, features: pd.DataFrame, judged: pd.DataFrame, repeats: int, seed: int) -> pd.Series:
+    """Mean loss of held-out accuracy when one feature's differences are shuffled over the pairs; largest first.
+
+    Empty where no pair was held out.
+    """
+    if judged.empty:
+        return pd.Series(dtype=np.float64)
+    x = svm.standardiser(rows_of(features, judged["candidate_a"]))
+    x = x - svm.standardiser(rows_of(features, judged["candidate_b"]))
+    whole = _right(probability(svm.classifier, x), judged).mean()
+    losses = {}
+    for index, name in enumerate(svm.standardiser.columns):
+        generator = rng(seed, "importance", name)
+        found = []
+        for _ in range(repeats):
+            shuffled = x.copy()
+            # a difference has no preferred sign, so neither has its stand-in
+            shuffled[:, index] = generator.permutation(x[:, index]) * generator.choice([-1.0, 1.0], size=len(x))
+            found.append(whole - _right(probability(svm.classifier, shuffled), judged).mean())
+        losses[name] = float(np.mean(found))
+    return pd.Series(losses, dtype=np.float64).sort_values(ascending=False, kind="stable")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the label stage writes about its SVM."""
+
+    svm: PairSVM
+    labels: pd.DataFrame  # one soft label for each judged pair
+    metrics: dict[str, Any]
+    coverage: pd.DataFrame
+    calibration: pd.DataFrame
+    card: str
+
+
+def assess(
+    features: pd.DataFrame,
+    needs_hq: Sequence[str],
+    with_reference: bool,
+    pairs: pd.DataFrame,
+    votes: pd.DataFrame,
+    prior_votes: float,
+    params: SvmParams,
+    seed: int,
+) -> Evidence:
+    """Train the SVM on the votes and measure it on faces it never saw; the deployed one reads no feature that needs the
+    HQ (`needs_hq`) unless `with_reference`. A second one with the other choice is measured beside it.
+    """
+    labels = aggregate(votes, prior_votes)
+    judged = held_out(pairs, labels)
+    blind = features.drop(columns=list(needs_hq))
+    chosen, other = (features, blind) if with_reference else (blind, features)
+    trained = train_svm(chosen, pairs, labels, params)
+    p_a = predict(trained.svm, chosen, judged)
+    metrics = scores(trained.svm, p_a, judged, params, seed) | {
+        "kernel": trained.kernel,
+        "threshold": trained.svm.threshold,
+        "features": len(trained.svm.standardiser.columns),
+        "pairs_before_mirroring": len(trained.pairs.x),
+        "ties_left_out": trained.ties,
+        "never_varying": trained.dropped,
+        "imputed": imputed(chosen),
+        "out_of_fold": out_of_fold(trained, params, seed),
+        "annotator_agreement": summary(votes, pairs, seed),
+        "reads_reference": with_reference,
+    }
+    if needs_hq:
+        beside = train_svm(other, pairs, labels, params)
+        found = scores(beside.svm, predict(beside.svm, other, judged), judged, params, seed)
+        name = "without_reference_features" if with_reference else "with_reference_features"
+        metrics[name] = found | {"kernel": beside.kernel, "features": len(beside.svm.standardiser.columns)}
+    coverage, calibration = coverage_curve(p_a, judged, params, seed), calibration_curve(p_a, votes, judged)
+    losses = importance(trained.svm, chosen, judged, params.importance_repeats, seed)
+    text = svm_card.card(
+        trained.svm, metrics, coverage, calibration, losses, " and ".join(sorted(votes["annotator_kind"].unique()))
+    )
+    return Evidence(trained.svm, labels, metrics, coverage, calibration, text)
+
+
+def annotation_rows(
+    svm: PairSVM, features: pd.DataFrame, pairs: pd.DataFrame, labels: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """Rows of `tables.ANNOTATIONS`: the votes' label where there is one, the SVM's elsewhere.
+
+    The SVM's confidence is 2·max(p, 1 − p) − 1: 0 for a guess, 1 for certainty.
+    """
+    judged = labels[["pair_id", "winner", "p_a", "source", "confidence"]].assign(abstained=False)
+    rest = pairs[~pairs["pair_id"].isin(labels["pair_id"])]
+    p_a = predict(svm, features, rest)
+    labelled = pd.DataFrame(
+        {
+            "pair_id": rest["pair_id"],
+            "winner": np.where(p_a > 0.5, "a", np.where(p_a < 0.5, "b", "tie")),
+            "p_a": p_a,
+            "source": "svm",
+            "confidence": 2 * certainty(p_a) - 1,
+            "abstained": svm.abstains(p_a),
+        }
+    )
+    return records(pd.concat([judged, labelled]))
+
+
+def imputed(features: pd.DataFrame) -> dict[str, int]:
+    """Number of values that are not finite, by feature; only features with any."""
+    bad = (~np.isfinite(features.astype(np.float64))).sum()
+    return {str(name): int(count) for name, count in bad.items() if count}

@@ -1,0 +1,71 @@
+"""Votes (simulated or human), the SVM that labels the rest, and its evidence → data/{votes,annotations,svm}."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import typer
+
+from pipeline import tables
+from pipeline.annotation.annotators import criteria, simulate, utilities
+from pipeline.annotation.labels import HUMAN_VOTES, LabelsParams, combine, read_human, records, standing_votes
+from pipeline.annotation.pairs import with_facts
+from pipeline.annotation.svm import SvmParams
+from pipeline.annotation.svm_report import annotation_rows, assess
+from pipeline.metrics.catalogue import METRICS as CATALOGUE
+from pipeline.params import load, value
+from pipeline.runtime import stage, write_json, write_text
+
+FACES, CANDIDATES = Path("data/faces"), Path("data/candidates")
+FEATURES, PAIRS = Path("data/features"), Path("data/pairs")
+VOTES, ANNOTATIONS, SVM = Path("data/votes"), Path("data/annotations"), Path("data/svm")
+METRICS, PLOTS = Path("metrics/svm.json"), Path("plots")
+
+
+def simulated_votes(pairs: pd.DataFrame, facts: pd.DataFrame, params: LabelsParams, seed: int) -> pd.DataFrame:
+    """Votes of the simulated annotators, who compare every candidate with its original."""
+    images = tables.read_images(tables.CANDIDATES, CANDIDATES)
+    originals = tables.read_images(tables.FACES, FACES, {"face_id": set(facts["face_id"])})
+    facts = facts.set_index("candidate_id").loc[list(images)]
+    references = [originals[face_id] for face_id in facts["face_id"]]
+    judged = criteria(list(images.values()), references, params.regions, params.scales).set_index(facts.index)
+    votes = simulate(pairs, utilities(judged, facts, params.annotators), params.annotators, params.votes, seed)
+    return pd.DataFrame(votes, columns=list(tables.VOTES.columns))
+
+
+@stage
+def main() -> None:
+    params, svm_params, seed = load("labels", LabelsParams), load("svm", SvmParams), value("seed")
+    facts = tables.read_frame(tables.CANDIDATES, CANDIDATES, ["candidate_id", "face_id", "restorer", "anchor"])
+    pairs = with_facts(tables.read_frame(tables.PAIRS, PAIRS), facts)
+    features = tables.read_frame(tables.FEATURES, FEATURES).set_index("candidate_id").drop(columns="feature_set")
+    human, counts, problems = standing_votes(read_human(HUMAN_VOTES), pairs["pair_id"])
+    for problem in problems:
+        print(f"warning: {HUMAN_VOTES}: {problem}", file=sys.stderr)
+    simulated = human.iloc[:0] if params.source == "human" else simulated_votes(pairs, facts, params, seed)
+    votes = combine(params.source, simulated, human)
+
+    taught = votes[~votes["annotator"].isin(params.panel("second"))]  # who teaches only the held-out reward
+    with_reference = value("features.reference")
+    needs_hq = [name for name in features.columns if name in CATALOGUE and CATALOGUE[name].needs == "reference"]
+    evidence = assess(features, needs_hq, with_reference, pairs, taught, params.prior_votes, svm_params, seed)
+    rows = annotation_rows(evidence.svm, features, pairs, evidence.labels)
+
+    tables.write(tables.VOTES, VOTES, records(votes))
+    tables.write(tables.ANNOTATIONS, ANNOTATIONS, rows)
+    shutil.rmtree(SVM, ignore_errors=True)
+    evidence.svm.save(SVM / "svm.skops")
+    write_text(SVM / "card.md", evidence.card)
+    write_text(PLOTS / "svm_coverage.csv", evidence.coverage.to_csv(index=False, float_format="%.6g"))
+    write_text(PLOTS / "svm_calibration.csv", evidence.calibration.to_csv(index=False, float_format="%.6g"))
+    write_json(METRICS, evidence.metrics | {"labels": params.source, "human_votes": asdict(counts)})
+    abstained = sum(row["abstained"] for row in rows)
+    print(f"{len(votes)} votes; {len(rows)} pairs labelled, the SVM abstains on {abstained}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
