@@ -1,0 +1,106 @@
+"""What the base restorers minimise: the diffusion objective under controls (DiffBIR), latent distance (OSEDiff)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from pipeline.restorers.diffbir import DiffBIR
+from pipeline.restorers.osediff import OSEDiff
+from pipeline.restorers.schedule import training_target
+from pipeline.runtime import noise_like_ids, torch_rng
+from pipeline.training import Images, batch_indices
+
+Loss = Callable[[int], torch.Tensor]  # of training step number n
+
+
+def drawn_batch(
+    images: Images, size: int, step: int, prompt_dropout: float, device: torch.device, *seed: object
+) -> tuple[torch.Tensor, torch.Tensor, list[str], torch.Generator]:
+    """HQ, LQ, prompts and the step's generator: rows from seeded permutations, half of them mirrored."""
+    rng = torch_rng(*seed, step)
+    rows = batch_indices(len(images.ids), size, step, *seed)
+    mirrored = (torch.rand(size, generator=rng) < 0.5).tolist()
+    empty = (torch.rand(size, generator=rng) < prompt_dropout).tolist()
+    prompts = ["" if none else images.captions[row] for row, none in zip(rows, empty, strict=True)]
+    hq, lq = images.pick(rows, mirrored)
+    return hq.to(device), lq.to(device), prompts, rng
+
+
+def denoising_loss(
+    restorer: DiffBIR, hq: torch.Tensor, lq: torch.Tensor, prompts: list[str], timestep: torch.Tensor,
+    noise: torch.Tensor, controlled: bool,
+) -> torch.Tensor:  # fmt: skip
+    """mean((f(sqrt(ᾱ)·z + sqrt(1 − ᾱ)·noise, t, condition) − target)²), the diffusion objective (Ho et al. 2020)."""
+    denoiser = restorer.denoiser
+    alpha_bar = denoiser.alpha_bar[timestep][:, None, None, None]
+    clean = denoiser.encode(hq)
+    latents = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
+    features = restorer.encode_prompts(prompts)
+    if controlled:
+        controls = restorer.controls(restorer.controlnet, latents, timestep, restorer.condition(lq), features)
+        output = restorer.output(latents, timestep, features, controls)
+    else:
+        output = denoiser.unet(latents, timestep, encoder_hidden_states=features).sample
+    target = training_target(clean, noise, alpha_bar, denoiser.scheduler.config.prediction_type)
+    return (output - target).square().mean()
+
+
+def diffbir_loss(
+    restorer: DiffBIR, images: Images, size: int, control_dropout: float, prompt_dropout: float, *seed: object
+) -> Loss:
+    """The diffusion objective on batch n; without controls in a share `control_dropout` of the batches."""
+
+    def loss(step: int) -> torch.Tensor:
+        device = restorer.denoiser.device
+        hq, lq, prompts, rng = drawn_batch(images, size, step, prompt_dropout, device, *seed)
+        timestep = torch.randint(len(restorer.denoiser.alpha_bar), (size,), generator=rng).to(device)
+        noise = torch.randn((size, *restorer.denoiser.latent_shape(hq)), generator=rng).to(device)
+        controlled = float(torch.rand((), generator=rng)) >= control_dropout
+        return denoising_loss(restorer, hq, lq, prompts, timestep, noise, controlled)
+
+    return loss
+
+
+def osediff_loss(restorer: OSEDiff, images: Images, size: int, prompt_dropout: float, *seed: object) -> Loss:
+    """mean((x0 − z(HQ))²) on batch n, from a posterior sample of the LQ."""
+
+    def loss(step: int) -> torch.Tensor:
+        denoiser = restorer.denoiser
+        hq, lq, prompts, rng = drawn_batch(images, size, step, prompt_dropout, denoiser.device, *seed)
+        noise = torch.randn((size, *denoiser.latent_shape(hq)), generator=rng).to(denoiser.device)
+        x0 = restorer.x0(denoiser.encode_sample(lq, noise), restorer.encode_prompts(prompts))
+        return (x0 - denoiser.encode(hq)).square().mean()
+
+    return loss
+
+
+@torch.no_grad()
+def diffbir_validation(restorer: DiffBIR, images: Images, batch: int, seed: int) -> float:
+    """The diffusion objective on held-out faces, each at its own fixed timestep and noise."""
+    device, total = restorer.denoiser.device, 0.0
+    for start in range(0, len(images.ids), batch):
+        rows = range(start, min(start + batch, len(images.ids)))
+        hq, lq = (side.to(device) for side in images.pick(rows, [False] * len(rows)))
+        steps = len(restorer.denoiser.alpha_bar)
+        # evenly spread timesteps: every face has one, all of the schedule is covered
+        timestep = torch.tensor([(2 * row + 1) * steps // (2 * len(images.ids)) for row in rows], device=device)
+        ids = [images.ids[row] for row in rows]
+        noise = noise_like_ids(ids, restorer.denoiser.latent_shape(hq), seed, "base-validation").to(device)
+        prompts = [images.captions[row] for row in rows]
+        total += float(denoising_loss(restorer, hq, lq, prompts, timestep, noise, True)) * len(rows)
+    return total / len(images.ids)
+
+
+@torch.no_grad()
+def osediff_validation(restorer: OSEDiff, images: Images, batch: int, seed: int) -> float:
+    """Mean squared latent distance to the HQ on held-out faces."""
+    total = 0.0
+    for start in range(0, len(images.ids), batch):
+        rows = range(start, min(start + batch, len(images.ids)))
+        hq, lq = (side.to(restorer.denoiser.device) for side in images.pick(rows, [False] * len(rows)))
+        prompts = restorer.encode_prompts([images.captions[row] for row in rows])
+        x0 = restorer.x0(restorer.condition(lq), prompts)
+        total += float((x0 - restorer.denoiser.encode(hq)).square().mean()) * len(rows)
+    return total / len(images.ids)

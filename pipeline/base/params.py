@@ -1,0 +1,85 @@
+"""The `base` group: the small restorers that ReFL starts from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.params import Params
+
+
+class UnetParams(Params):
+    """diffusers' UNet2DConditionModel, by its own names; the ControlNet takes the same shape."""
+
+    sample_size: int = Field(ge=1)  # latents' side
+    block_out_channels: list[int] = Field(min_length=1)
+    down_block_types: list[str]
+    up_block_types: list[str]
+    mid_block_type: Literal["UNetMidBlock2DCrossAttn"]
+    layers_per_block: int = Field(ge=1)
+    attention_head_dim: list[int]  # diffusers' name for the number of heads
+    norm_num_groups: int = Field(ge=1)
+    use_linear_projection: bool
+
+
+class AutoencoderParams(Params):
+    """The lossless pixel-unshuffle autoencoder."""
+
+    block: int = Field(ge=1)  # px of one latent
+    scaling_factor: float = Field(gt=0)
+    posterior_std: float = Field(gt=0)
+
+
+class TextParams(Params):
+    """transformers' CLIPTextModel, by its own names; frozen at its random initialisation."""
+
+    hidden_size: int = Field(ge=1)
+    intermediate_size: int = Field(ge=1)
+    num_hidden_layers: int = Field(ge=1)
+    num_attention_heads: int = Field(ge=1)
+    max_position_embeddings: int = Field(ge=3)  # tokens
+
+
+class TrainParams(Params):
+    """One training run."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    warmup_steps: int = Field(ge=1)
+    weight_decay: float = Field(ge=0)
+    max_grad_norm: float = Field(gt=0)
+    ema_decay: float = Field(ge=0, lt=1)  # of the averaged weights that are kept
+    validate_every: int = Field(ge=1)  # steps
+
+
+class DiffbirParams(Params):
+    """DiffBIR: denoiser and ControlNet trained jointly, so that a small budget suffices."""
+
+    steps: int = Field(ge=1, le=1000)  # DDIM steps of a restoration
+    eta: float = Field(ge=0, le=1)
+    control_dropout: float = Field(ge=0, lt=1)  # share of batches without controls: the denoiser stays a prior
+    train: TrainParams
+
+
+class OsediffParams(Params):
+    """OSEDiff: LoRA over the frozen denoiser, one step."""
+
+    timestep: int = Field(ge=1, le=999)
+    rank: int = Field(ge=1)
+    train: TrainParams
+
+
+class BaseParams(Params):
+    """The `base` group."""
+
+    prompt_dropout: float = Field(ge=0, le=1)  # share of faces trained with the empty prompt
+    checkpoint_every: int = Field(ge=1)
+    validation_batch: int = Field(ge=1)
+    prediction_type: Literal["epsilon", "v_prediction"]
+    unet: UnetParams
+    vae: AutoencoderParams
+    text: TextParams
+    diffbir: DiffbirParams
+    osediff: OsediffParams

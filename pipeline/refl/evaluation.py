@@ -1,0 +1,65 @@
+"""What is watched while ReFL runs: validation faces restored as users restore them. No test face is ever seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from pipeline.images import to_tensor, to_uint8
+from pipeline.metrics.identity import distance, embed
+from pipeline.metrics.landmarks import landmarks_68, lmd
+from pipeline.metrics.perceptual import PerceptualDistance
+from pipeline.restorers.protocol import Restorer
+from pipeline.reward.model import FaceRewardModel
+from pipeline.training import Images
+
+
+class Watcher:
+    """Measures a restorer on the first faces of split val; whatever belongs to the HQ is computed once."""
+
+    def __init__(
+        self, images: Images, frm: FaceRewardModel, heldout: FaceRewardModel, count: int, seed: int, batch: int
+    ) -> None:
+        self.ids, self.captions = images.ids[:count], images.captions[:count]
+        self.lq = to_tensor(images.lq[:count].numpy())
+        self.hq = list(images.hq[:count].numpy())
+        self.rewards = {"val_reward": frm, "val_reward_heldout": heldout}
+        self.seed, self.batch = seed, batch
+        self.perceptual = PerceptualDistance("vgg", frm.device)
+        self.identity, self.landmarks = embed(self.hq), landmarks_68(self.hq)
+        self.of_hq = {
+            f"{name}_hq": float(np.mean(model.score(self.hq, self.captions, batch)))
+            for name, model in self.rewards.items()
+        }
+
+    def restore(self, restorer: Restorer) -> list[np.ndarray]:
+        """Restored uint8 images at the restorer's own settings."""
+        parts = []
+        for start in range(0, len(self.ids), self.batch):
+            part = slice(start, start + self.batch)
+            ids, captions = list(self.ids[part]), list(self.captions[part])
+            parts.append(to_uint8(restorer.restore(self.lq[part], captions, ids, self.seed)))
+        return list(np.concatenate(parts))
+
+    @torch.no_grad()
+    def __call__(self, restorer: Restorer) -> dict[str, float]:
+        """Means over the faces: both rewards (beside the HQ's own), identity, landmarks, ST-LPIPS."""
+        restored = self.restore(restorer)
+        figures = {
+            name: float(np.mean(model.score(restored, self.captions, self.batch)))
+            for name, model in self.rewards.items()
+        }
+        return {
+            **figures,
+            **self.of_hq,
+            "val_id_dlib": float(distance(embed(restored), self.identity).mean()),
+            "val_lmd_68": float(lmd(landmarks_68(restored), self.landmarks).mean()),
+            "val_stlpips_vgg": self._perceptual(restored),
+        }
+
+    def _perceptual(self, restored: Sequence[np.ndarray]) -> float:
+        device = next(iter(self.rewards.values())).device
+        pairs = zip(to_tensor(self.hq).split(self.batch), to_tensor(restored).split(self.batch), strict=True)
+        return float(torch.cat([self.perceptual(hq.to(device), image.to(device)) for hq, image in pairs]).mean())

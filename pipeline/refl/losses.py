@@ -1,0 +1,60 @@
+"""The losses of reward feedback learning (method.md section 4):
+
+L = w_r·(1 − FRM(x0, c)) + w_dwt·L1(lowpass(x0), lowpass(HQ)) + w_lpips·LPIPS(x0, HQ) + w_reg·R
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from pytorch_wavelets import DTCWTForward
+from torch import nn
+
+from pipeline.refl.params import WeightParams
+
+
+class LowPass(nn.Module):
+    """Low band of the dual-tree complex wavelet transform (near_sym_b, qshift_b); its high bands are never computed."""
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.transform = DTCWTForward(J=levels, biort="near_sym_b", qshift="qshift_b", skip_hps=True)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """[N, 3, H, W] → [N, 3, H / 2^(levels − 1), W / 2^(levels − 1)]."""
+        low, _ = self.transform(images)
+        return low
+
+
+def lowpass_loss(lowpass: LowPass, images: torch.Tensor, hq: torch.Tensor) -> torch.Tensor:
+    """mean |lowpass(x0) − lowpass(HQ)|: structure and colour, not texture."""
+    return (lowpass(images) - lowpass(hq)).abs().mean()
+
+
+def reward_loss(reward: torch.Tensor, reward_hq: torch.Tensor, bounded: bool) -> torch.Tensor:
+    """1 − FRM(x0), or relu(FRM(HQ) − FRM(x0)): bounded by what the original itself is worth."""
+    return (torch.relu(reward_hq - reward) if bounded else 1 - reward).mean()
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The unweighted terms of one micro-batch (scalars)."""
+
+    reward: torch.Tensor
+    lowpass: torch.Tensor
+    perceptual: torch.Tensor
+    regulariser: torch.Tensor
+
+    def total(self, weights: WeightParams) -> torch.Tensor:
+        """The weighted sum."""
+        return (
+            weights.reward * self.reward
+            + weights.lowpass * self.lowpass
+            + weights.perceptual * self.perceptual
+            + weights.regulariser * self.regulariser
+        )
+
+    def figures(self) -> dict[str, float]:
+        """Plain numbers, for the log."""
+        return {field.name: float(getattr(self, field.name).detach()) for field in fields(self)}

@@ -1,0 +1,113 @@
+"""Candidate restorations of one LQ, for people (and the reward) to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from pydantic import Field
+
+from pipeline.evaluation.dataset import Dataset
+from pipeline.images import Pixels, encode_png, to_tensor, to_uint8
+from pipeline.params import Params, UserError
+from pipeline.restorers.load import load
+from pipeline.runtime import progress, stable_seed
+from pipeline.tables import image_cell
+
+
+class SettingParams(Params):
+    """One way of running one restorer; what is not named is the restorer's own default."""
+
+    restorer: str
+    samples: int = Field(ge=1)
+    steps: int | None = Field(default=None, ge=1, le=1000)  # DDIM steps
+    eta: float | None = Field(default=None, ge=0, le=1)
+
+    def overrides(self) -> dict[str, float]:
+        """The settings that differ from the restorer's defaults."""
+        chosen = {"steps": self.steps, "eta": self.eta}
+        return {name: value for name, value in chosen.items() if value is not None}
+
+
+class AnchorParams(Params):
+    """Deliberately wrong restorations, made from the first candidate."""
+
+    smooth_sigma: float = Field(gt=0)  # px, Gaussian blur
+    sharpen_amount: float = Field(gt=0)  # of unsharp masking
+
+
+class RestoreParams(Params):
+    """The `restore` group."""
+
+    batch_size: int = Field(ge=1)
+    settings: dict[str, SettingParams] = Field(min_length=1)
+    anchors: AnchorParams
+
+
+ANCHORS = ("hq", "smooth", "sharp")
+
+
+def candidates(
+    dataset: Dataset, params: RestoreParams, restorers: Path, seed: int, device: torch.device
+) -> Iterator[dict[str, Any]]:
+    """Rows of the candidates table: every sample of every setting, then the HQ and the two wrong anchors.
+
+    Raises UserError for a setting named like an anchor or a restorer that is not in `restorers`.
+    """
+    if clash := sorted(set(params.settings) & set(ANCHORS)):
+        raise UserError(f"restore.settings.{clash[0]}: {', '.join(ANCHORS)} are the anchors' names")
+    assert dataset.hq is not None
+    first: Mapping[str, Pixels] = {}
+    for name, setting in params.settings.items():
+        restorer = load(restorers / setting.restorer, device)
+        for sample in range(setting.samples):
+            drawn = stable_seed(seed, "restore", name, sample)
+            restored = _restore_all(restorer, dataset, params.batch_size, drawn, setting.overrides(), name)
+            first = first or restored
+            for face_id, image in restored.items():
+                yield _row(face_id, name, False, sample, drawn, image)
+    for face_id, hq in zip(dataset.ids, dataset.hq, strict=True):
+        yield _row(face_id, "hq", True, 0, 0, hq)
+        yield _row(face_id, "smooth", True, 0, 0, smooth(first[face_id], params.anchors.smooth_sigma))
+        yield _row(face_id, "sharp", True, 0, 0, sharpen(first[face_id], params.anchors.sharpen_amount))
+
+
+def _restore_all(
+    restorer: Any, dataset: Dataset, batch: int, seed: int, overrides: dict[str, float], name: str
+) -> dict[str, Pixels]:
+    restored: dict[str, Pixels] = {}
+    for start in progress(range(0, len(dataset.ids), batch), f"restore {name}"):
+        part = slice(start, start + batch)
+        lq = to_tensor(dataset.lq[part])
+        ids = dataset.ids[part]
+        images = to_uint8(restorer.restore(lq, list(dataset.captions[part]), list(ids), seed, **overrides))
+        restored |= dict(zip(ids, images, strict=True))
+    return restored
+
+
+def _row(face_id: str, name: str, anchor: bool, sample: int, seed: int, image: Pixels) -> dict[str, Any]:
+    candidate_id = f"{face_id}-{name}-{sample}"
+    return {
+        "candidate_id": candidate_id,
+        "face_id": face_id,
+        "restorer": name,
+        "anchor": anchor,
+        "sample": sample,
+        "seed": seed,
+        "image": image_cell(encode_png(image), candidate_id),
+    }
+
+
+def smooth(image: Pixels, sigma: float) -> Pixels:
+    """Gaussian blur of `sigma` px."""
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), dtype=np.uint8)
+
+
+def sharpen(image: Pixels, amount: float) -> Pixels:
+    """Unsharp mask: image + amount · (image − blur(image, 1 px)), clipped."""
+    x = image.astype(np.float32)
+    return (x + amount * (x - cv2.GaussianBlur(x, (0, 0), 1.0))).round().clip(0, 255).astype(np.uint8)

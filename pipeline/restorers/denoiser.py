@@ -1,0 +1,134 @@
+"""The frozen generative prior that DiffBIR and OSEDiff share: UNet, autoencoder, prompt encoder, noise schedule.
+
+Saved as a diffusers folder (`unet/ vae/ text_encoder/ scheduler/`): Stable Diffusion 2.1's own layout, or a small one
+that stage `base` trained.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from pipeline.params import UserError
+from pipeline.restorers.autoencoder import PixelUnshuffleAutoencoder
+from pipeline.restorers.schedule import sd21_scheduler, split_prediction
+
+
+class PromptEncoder(nn.Module):
+    """Frozen CLIP text transformer: prompts → token features [N, length, width]; each prompt is encoded once."""
+
+    def __init__(self, text_model: CLIPTextModel) -> None:
+        super().__init__()
+        self.text_model = text_model.eval().requires_grad_(False)
+        self.length: int = text_model.config.max_position_embeddings
+        self._cached = lru_cache(maxsize=4096)(self._encode_one)
+
+    def forward(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Token features [N, length, width]; "" is the empty prompt."""
+        return torch.stack([self._cached(prompt) for prompt in prompts])
+
+    @torch.no_grad()
+    def _encode_one(self, prompt: str) -> torch.Tensor:
+        # open_clip's tokenizer carries its vocabulary in the wheel; it pads with 0, as SD 2.1's does
+        tokens = open_clip.tokenize([prompt], context_length=self.length)
+        device = next(self.text_model.parameters()).device
+        return self.text_model(tokens.to(device)).last_hidden_state[0]
+
+
+class Denoiser(nn.Module):
+    """A diffusion UNet in the latent space of an autoencoder; predicts what its scheduler says (epsilon or v)."""
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL | PixelUnshuffleAutoencoder,
+        text: PromptEncoder,
+        scheduler: DDIMScheduler,
+    ) -> None:
+        super().__init__()
+        self.unet = unet
+        self.vae = vae
+        self.text = text
+        self.scheduler = scheduler
+        self.register_buffer("alpha_bar", scheduler.alphas_cumprod.clone(), persistent=False)
+        self.alpha_bar: torch.Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.alpha_bar.device
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Latent mode, scaled: [N, 3, H, W] in [-1, 1] → [N, C, h, w] of about unit variance."""
+        return self.vae.encode(images).latent_dist.mode() * self.vae.config.scaling_factor
+
+    def encode_sample(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Posterior sample, scaled, with the given standard normal `noise` (shape of the latents)."""
+        posterior = self.vae.encode(images).latent_dist
+        return (posterior.mean + posterior.std * noise) * self.vae.config.scaling_factor
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Scaled latents → images, not clipped (the losses need the gradient outside [-1, 1] too)."""
+        return self.vae.decode(latents / self.vae.config.scaling_factor).sample
+
+    def latent_shape(self, images: torch.Tensor) -> tuple[int, int, int]:
+        """[C, h, w] of the latents of `images`."""
+        factor = getattr(self.vae, "block", None) or 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.unet.config.in_channels, images.shape[2] // factor, images.shape[3] // factor
+
+    def split(self, latents: torch.Tensor, output: torch.Tensor, timestep: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(x0, eps) of the UNet's output at x_t = `latents`, in closed form."""
+        return split_prediction(latents, output, self.alpha_bar[timestep], self.scheduler.config.prediction_type)
+
+    def save(self, folder: Path) -> None:
+        """Write the diffusers folder."""
+        self.unet.save_pretrained(folder / "unet")
+        self.vae.save_pretrained(folder / "vae")
+        self.text.text_model.save_pretrained(folder / "text_encoder")
+        self.scheduler.save_pretrained(folder / "scheduler")
+
+
+def new_denoiser(unet: dict[str, Any], vae: dict[str, Any], text: dict[str, Any], prediction_type: str) -> Denoiser:
+    """A small randomly initialised denoiser from plain configs (seed torch before the call)."""
+    text_config = CLIPTextConfig(
+        vocab_size=49408, bos_token_id=49406, eos_token_id=49407, pad_token_id=0, hidden_act="gelu", **text
+    )
+    autoencoder = PixelUnshuffleAutoencoder(**vae)
+    channels = 3 * autoencoder.config.block**2
+    network = UNet2DConditionModel(
+        in_channels=channels, out_channels=channels, cross_attention_dim=text_config.hidden_size, **unet
+    )
+    return Denoiser(network, autoencoder, PromptEncoder(CLIPTextModel(text_config)), sd21_scheduler(prediction_type))
+
+
+def load_denoiser(folder: Path, device: torch.device) -> Denoiser:
+    """Load a diffusers folder, ours or Stable Diffusion 2.1-base's.
+
+    Raises UserError naming the missing part. SD 2.1-base's original hub page is gone: bring a copy of the diffusers
+    folder and point `denoiser` at it.
+    """
+    for part in ("unet", "vae", "text_encoder", "scheduler"):
+        if not (folder / part).is_dir():
+            raise UserError(
+                f"{folder / part}: missing; {folder} must be a diffusers folder with unet/, vae/, text_encoder/ and "
+                "scheduler/ — run `dvc repro base` for ours, or bring a copy of Stable Diffusion 2.1-base "
+                "(stabilityai/stable-diffusion-2-1-base; its original page is gone) to this place"
+            )
+    kind = json.loads((folder / "vae" / "config.json").read_text())["_class_name"]
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet")
+    if kind == "PixelUnshuffleAutoencoder":  # has no weights, which from_pretrained would miss
+        vae = PixelUnshuffleAutoencoder.from_config(PixelUnshuffleAutoencoder.load_config(folder / "vae"))
+    else:
+        vae = AutoencoderKL.from_pretrained(folder / "vae")
+    text = PromptEncoder(CLIPTextModel.from_pretrained(folder / "text_encoder"))
+    denoiser = Denoiser(unet, vae, text, DDIMScheduler.from_pretrained(folder / "scheduler"))
+    return denoiser.to(device).eval().requires_grad_(False)

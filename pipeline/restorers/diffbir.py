@@ -1,0 +1,194 @@
+"""DiffBIR: a ControlNet conditions a frozen denoiser on the latents of the LQ; DDIM sampling from pure noise.
+
+Lin et al., DiffBIR (2023). The ControlNet sees cat(x_t, condition) through its first convolution and has no hint block.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel
+from torch import nn
+
+from pipeline.restorers.denoiser import Denoiser
+from pipeline.restorers.protocol import Prediction, Rollout, RolloutSettings
+from pipeline.restorers.schedule import ddim_step, timesteps
+from pipeline.runtime import noise_like_ids, write_json
+
+
+class NoHint(nn.Module):
+    """Stands where diffusers expects the hint block: DiffBIR adds nothing to the first feature map."""
+
+    def forward(self, conditioning: torch.Tensor) -> torch.Tensor:
+        return conditioning.new_zeros(())
+
+
+def new_controlnet(denoiser: Denoiser) -> ControlNetModel:
+    """A ControlNet of the denoiser's shape: encoder copied, condition channels and zero convolutions zero."""
+    unet = denoiser.unet
+    # only shapes are taken here; from_unet can't widen conv_in to cat(x_t, condition)
+    keys = (
+        "down_block_types mid_block_type block_out_channels layers_per_block cross_attention_dim attention_head_dim "
+        "use_linear_projection norm_num_groups flip_sin_to_cos freq_shift act_fn norm_eps only_cross_attention "
+        "downsample_padding mid_block_scale_factor transformer_layers_per_block"
+    )
+    channels = unet.config.in_channels
+    controlnet = ControlNetModel(in_channels=2 * channels, **{key: unet.config[key] for key in keys.split()})
+    weights, source = controlnet.state_dict(), unet.state_dict()
+    for name in weights.keys() & source.keys():
+        if name == "conv_in.weight":
+            weights[name] = torch.cat([source[name], torch.zeros_like(source[name])], dim=1)
+        else:
+            weights[name] = source[name]
+    controlnet.load_state_dict(weights)
+    return without_hint(controlnet)
+
+
+def without_hint(controlnet: ControlNetModel) -> ControlNetModel:
+    """Take the hint block out (DiffBIR's condition enters through conv_in)."""
+    controlnet.controlnet_cond_embedding = NoHint()
+    return controlnet
+
+
+class DiffBIR(nn.Module):
+    """ControlNet over a frozen denoiser.
+
+    `steps` and `eta` are the DDIM defaults of `restore` (official: 50, 1); `source` is the denoiser's folder.
+    """
+
+    kind = "diffbir"
+
+    def __init__(
+        self, denoiser: Denoiser, controlnet: ControlNetModel, native_size: int, steps: int, eta: float, source: Path
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.controlnet = controlnet
+        self.native_size = native_size
+        self.steps = steps
+        self.eta = eta
+        self.source = source
+        self.frozen: ControlNetModel | None = None
+
+    def controls(
+        self, network: ControlNetModel, latents: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor,
+        prompts: torch.Tensor,
+    ) -> list[torch.Tensor]:  # fmt: skip
+        """The ControlNet's outputs c_k: one per skip connection, then the middle block's (13 for SD 2.1)."""
+        down, middle = network(
+            torch.cat([latents, condition], dim=1),
+            timestep,
+            encoder_hidden_states=prompts,
+            controlnet_cond=latents,  # read by NoHint only
+            return_dict=False,
+        )
+        return [*down, middle]
+
+    def output(
+        self, latents: torch.Tensor, timestep: torch.Tensor, prompts: torch.Tensor, controls: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """The UNet's output under these controls."""
+        return self.denoiser.unet(
+            latents,
+            timestep,
+            encoder_hidden_states=prompts,
+            down_block_additional_residuals=tuple(controls[:-1]),
+            mid_block_additional_residual=controls[-1],
+        ).sample
+
+    def condition(self, lq: torch.Tensor) -> torch.Tensor:
+        """Latent mode of the LQ, scaled."""
+        with torch.no_grad():
+            return self.denoiser.encode(lq)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Token features of the prompts (cached)."""
+        return self.denoiser.text(prompts)
+
+    @torch.no_grad()
+    def _step(
+        self, latents: torch.Tensor, now: int, after: int | None, condition: torch.Tensor, prompts: torch.Tensor,
+        eta: float, noise: torch.Tensor | None,
+    ) -> torch.Tensor:  # fmt: skip
+        alpha_bar = self.denoiser.alpha_bar
+        time = torch.full((len(latents),), now, device=latents.device)
+        controls = self.controls(self.controlnet, latents, time, condition, prompts)
+        x0, eps = self.denoiser.split(latents, self.output(latents, time, prompts, controls), now)
+        return x0 if after is None else ddim_step(x0, eps, alpha_bar[now], alpha_bar[after], eta, noise)
+
+    def restore(
+        self, lq: torch.Tensor, captions: Sequence[str], ids: Sequence[str], seed: int, **setting: float
+    ) -> torch.Tensor:
+        """Sample: LQ [N, 3, H, W] in [-1, 1] → restored, clipped. Settings: `steps`, `eta`.
+
+        The last step returns x0 itself, where diffusers' DDIM would mix in noise of ᾱ at t = 0.
+        """
+        lq = lq.to(self.denoiser.device)
+        times = timesteps(int(setting.get("steps", self.steps)))
+        eta = float(setting.get("eta", self.eta))
+        condition, prompts = self.condition(lq), self.encode_prompts(captions)
+        shape = self.denoiser.latent_shape(lq)
+        latents = noise_like_ids(list(ids), shape, seed, "diffbir", 0).to(lq)
+        for index, now in enumerate(times):
+            after = times[index + 1] if index + 1 < len(times) else None
+            noise = noise_like_ids(list(ids), shape, seed, "diffbir", index + 1).to(lq) if eta and after else None
+            latents = self._step(latents, now, after, condition, prompts, eta, noise)
+        return self.denoiser.decode(latents).clamp(-1, 1)
+
+    def rollout(
+        self, condition: torch.Tensor, prompts: torch.Tensor, settings: RolloutSettings, rng: torch.Generator
+    ) -> Rollout:
+        """DDIM from noise, no gradient, up to a step drawn uniformly from the last `gradient_window` (method.md §4)."""
+        times = timesteps(settings.steps)
+        stop = settings.steps - 1 - int(torch.randint(settings.gradient_window, (), generator=rng))
+        latents = torch.randn(condition.shape, generator=rng).to(condition)
+        low, high = settings.eta
+        for now, after in pairwise(times[: stop + 1]):
+            eta = low + (high - low) * float(torch.rand((), generator=rng))
+            noise = torch.randn(condition.shape, generator=rng).to(condition)
+            latents = self._step(latents, now, after, condition, prompts, eta, noise)
+        return Rollout(latents, times[stop])
+
+    def predict(self, rollout: Rollout, condition: torch.Tensor, prompts: torch.Tensor) -> Prediction:
+        """The step with gradient; regulariser Σ_k mean((c_k − c_k^frozen)²) over the ControlNet's outputs."""
+        latents = rollout.latents
+        time = torch.full((len(latents),), rollout.timestep, device=latents.device)
+        controls = self.controls(self.controlnet, latents, time, condition, prompts)
+        x0, _ = self.denoiser.split(latents, self.output(latents, time, prompts, controls), rollout.timestep)
+        if self.frozen is None:
+            raise RuntimeError("predict needs start_training()")
+        with torch.no_grad():
+            anchors = self.controls(self.frozen, latents, time, condition, prompts)
+        drift = [(control - anchor).square().mean() for control, anchor in zip(controls, anchors, strict=True)]
+        return Prediction(self.denoiser.decode(x0), torch.stack(drift).sum())
+
+    def trained(self) -> nn.Module:
+        """The ControlNet."""
+        return self.controlnet
+
+    def start_training(self) -> None:
+        """Freeze the denoiser and a copy of the ControlNet; the ControlNet trains."""
+        self.frozen = copy.deepcopy(self.controlnet).eval().requires_grad_(False)
+        self.denoiser.eval().requires_grad_(False)
+        self.controlnet.train().requires_grad_(True)
+
+    def save(self, folder: Path) -> None:
+        """Write the ControlNet in diffusers' layout, and what `pipeline.restorers.load.load` needs beside it."""
+        self.controlnet.save_pretrained(folder / "controlnet")
+        defaults = {"native_size": self.native_size, "steps": self.steps, "eta": self.eta}
+        write_json(
+            folder / "restorer.json",
+            {"kind": self.kind, "denoiser": os.path.relpath(self.source, folder), **defaults},
+        )
+
+
+def load_diffbir(folder: Path, config: dict[str, Any], denoiser: Denoiser, source: Path) -> DiffBIR:
+    """A DiffBIR that `DiffBIR.save` wrote."""
+    controlnet = without_hint(ControlNetModel.from_pretrained(folder / "controlnet")).to(denoiser.device).eval()
+    return DiffBIR(denoiser, controlnet, config["native_size"], config["steps"], config["eta"], source)

@@ -1,0 +1,78 @@
+"""What the rest of the project asks of a restorer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Where the no-gradient part of sampling ended: noisy latents x_t [N, C, h, w] at `timestep`."""
+
+    latents: torch.Tensor
+    timestep: int
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """How a multi-step restorer is sampled during ReFL (official: 50 steps, the last 2, eta ~ U(0, 1))."""
+
+    steps: int
+    gradient_window: int  # the gradient step is drawn uniformly from the last `gradient_window` steps
+    eta: tuple[float, float]  # uniform range, drawn again at every step
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The gradient step's result: images [N, 3, H, W] (not clipped) and the function-space regulariser (scalar)."""
+
+    images: torch.Tensor
+    regulariser: torch.Tensor
+
+
+class Restorer(Protocol):
+    """A blind face restorer that can be sampled, and trained through its last step."""
+
+    native_size: int
+
+    def restore(
+        self, lq: torch.Tensor, captions: Sequence[str], ids: Sequence[str], seed: int, **setting: float
+    ) -> torch.Tensor:
+        """LQ [N, 3, H, W] in [-1, 1] → restored, clipped; noise depends on (seed, id) alone, not on the batch."""
+        ...
+
+    def condition(self, lq: torch.Tensor) -> torch.Tensor:
+        """The latents of the LQ that the network sees; they don't change during training, so they can be cached."""
+        ...
+
+    def rollout(
+        self, condition: torch.Tensor, prompts: torch.Tensor, settings: RolloutSettings, rng: torch.Generator
+    ) -> Rollout:
+        """Sample without gradient up to the gradient step."""
+        ...
+
+    def predict(self, rollout: Rollout, condition: torch.Tensor, prompts: torch.Tensor) -> Prediction:
+        """The one step with gradient, x0 in closed form, decoded."""
+        ...
+
+    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Token features [N, length, width]."""
+        ...
+
+    def trained(self) -> nn.Module:
+        """The module whose `requires_grad` parameters ReFL trains (and checkpoints)."""
+        ...
+
+    def start_training(self) -> None:
+        """Freeze a copy of the trained module for the regulariser."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write weights and config; `pipeline.restorers.load.load` reads them."""
+        ...

@@ -1,0 +1,138 @@
+"""What base training and ReFL share: stateless draws, resumable checkpoints, averaged weights, FLOP counts.
+
+Every draw of a step is seeded by (params seed, name, step), so a resumed run needs no random state to continue bit for
+bit: model, optimiser and step number are all there is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.evaluation.dataset import Dataset
+from pipeline.images import to_tensor
+from pipeline.params import UserError
+from pipeline.runtime import atomic, torch_rng
+
+
+def require_split(dataset: Dataset, split: str, who: str) -> None:
+    """Refuse to train on anything but `split`. Raises UserError naming trainer and split."""
+    if dataset.name != split:
+        raise UserError(f"{who} trains on split `{split}` alone and refuses faces of split `{dataset.name}`")
+
+
+def batch_indices(count: int, size: int, step: int, *seed: object) -> list[int]:
+    """Rows of batch number `step`: an endless stream of seeded permutations of range(count), cut into batches."""
+    rows: list[int] = []
+    position = step * size
+    while len(rows) < size:
+        epoch, offset = divmod(position, count)
+        order = torch.randperm(count, generator=torch_rng(*seed, "epoch", epoch)).tolist()
+        taken = order[offset : offset + size - len(rows)]
+        rows += taken
+        position += len(taken)
+    return rows
+
+
+@dataclass(frozen=True)
+class Images:
+    """A split's faces as uint8 tensors [N, H, W, 3] in memory; batches become floats when they are used."""
+
+    ids: tuple[str, ...]
+    captions: tuple[str, ...]
+    hq: torch.Tensor
+    lq: torch.Tensor
+
+    def pick(self, rows: Sequence[int], mirrored: Sequence[bool]) -> tuple[torch.Tensor, torch.Tensor]:
+        """HQ and LQ [n, 3, H, W] in [-1, 1] of these rows, mirrored left to right where asked."""
+        hq, lq = to_tensor(self.hq[list(rows)].numpy()), to_tensor(self.lq[list(rows)].numpy())
+        mirror = torch.tensor(list(mirrored))[:, None, None, None]
+        return torch.where(mirror, hq.flip(3), hq), torch.where(mirror, lq.flip(3), lq)
+
+
+def images_of(dataset: Dataset) -> Images:
+    """All images of a dataset of equal size. Raises UserError where it has no HQ."""
+    if dataset.hq is None:
+        raise UserError(f"{dataset.name}: training needs HQ images")
+    hq = torch.stack([torch.from_numpy(image.copy()) for image in dataset.hq])
+    lq = torch.stack([torch.from_numpy(image.copy()) for image in dataset.lq])
+    return Images(dataset.ids, dataset.captions, hq, lq)
+
+
+def warmup_cosine(step: int, warmup: int, steps: int) -> float:
+    """Factor of the learning rate: linear warm-up, then half a cosine to zero."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def adamw(parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over what trains; no weight decay on biases, norms and other parameters of fewer than two dimensions."""
+    trained = [p for p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate)
+
+
+class Stateful(Protocol):
+    """Anything with `state_dict` and `load_state_dict`."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+class Trained:
+    """`state_dict` of the parameters that train, and of those alone (a LoRA's UNet would be saved whole otherwise)."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Copies, on the CPU."""
+        return {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Copy the values back. Raises KeyError where a parameter is missing."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(state[name])
+
+
+class Checkpoint:
+    """One resumable state in a scratch folder: written atomically, so a kill leaves the last whole one."""
+
+    def __init__(self, path: Path, objects: dict[str, Stateful]) -> None:
+        self.path = path
+        self.objects = objects
+
+    def save(self, **plain: Any) -> None:
+        """Write every object's state and plain values (numbers, strings, lists, dicts)."""
+        content = {name: thing.state_dict() for name, thing in self.objects.items()}
+        with atomic(self.path) as temporary:
+            torch.save({"objects": content, "plain": plain}, temporary)
+
+    def load(self) -> dict[str, Any] | None:
+        """Restore every object; the plain values, or None where there is no checkpoint."""
+        if not self.path.exists():
+            return None
+        content = torch.load(self.path, map_location="cpu", weights_only=True)
+        for name, thing in self.objects.items():
+            thing.load_state_dict(content["objects"][name])
+        return content["plain"]
+
+
+def count_flops(work: Callable[[], object]) -> int:
+    """Floating-point operations of one call (matrix products and convolutions, forward and backward)."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()

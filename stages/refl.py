@@ -1,0 +1,62 @@
+"""Stage refl: fine-tune one restorer by reward feedback, or one of its controls, on split `train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from accelerate import Accelerator
+
+from pipeline.base.params import BaseParams
+from pipeline.evaluation.dataset import from_tables
+from pipeline.params import UserError, load, value
+from pipeline.refl.evaluation import Watcher
+from pipeline.refl.more_base import continue_base
+from pipeline.refl.params import MORE_BASE, VARIANTS, ReflParams
+from pipeline.refl.trainer import ReFL, train
+from pipeline.restorers.load import load as load_restorer
+from pipeline.reward.model import FaceRewardModel
+from pipeline.runtime import device, fingerprint, stage, write_json, write_text
+from pipeline.training import images_of, require_split
+
+FACES, DEGRADED, BASE, FRM = Path("data/faces"), Path("data/degraded"), Path("data/base"), Path("data/frm")
+
+
+@stage
+def main(
+    restorer: Annotated[str, typer.Option(help="a restorer of stage base")],
+    variant: Annotated[str, typer.Option(help=f"{', '.join([*VARIANTS, MORE_BASE])}")],
+) -> None:
+    """Train, watch on split val, keep the weights with the smallest landmark distance there."""
+    if variant not in (*VARIANTS, MORE_BASE):
+        raise UserError(f"refl.variants: unknown variant {variant!r}; known: {', '.join([*VARIANTS, MORE_BASE])}")
+    params, base = load(f"refl.{restorer}", ReflParams), load("base", BaseParams)
+    seed, name = int(value("seed")), f"{restorer}-{variant}"
+    training = from_tables(FACES, DEGRADED, "train")
+    require_split(training, "train", "refl")
+    faces, held_out = images_of(training), images_of(from_tables(FACES, DEGRADED, "val"))
+    model = load_restorer(BASE / restorer, device())
+    frm, second = (FaceRewardModel.from_pretrained(FRM / part, device()) for part in ("reward", "heldout"))
+    scratch = Path(".scratch/refl") / fingerprint(name, params, seed, BASE, FRM, FACES, DEGRADED)
+    watch = Watcher(held_out, frm, second, params.evaluation_faces, seed, base.validation_batch)
+    if variant == MORE_BASE:
+        first = {"step": 0, **watch(model)}
+        curve = [first, *continue_base(model, frm, params, base, faces, held_out, seed, scratch)]
+        curve[-1] |= watch(model)
+    else:
+        accelerator = Accelerator(cpu=device().type == "cpu", mixed_precision=_precision(params))
+        curve = train(ReFL(model, frm, params, VARIANTS[variant], faces, seed, accelerator), watch, scratch, name)
+    model.save(Path("data/refl") / restorer / variant)
+    write_text(Path(f"plots/refl/{name}.csv"), pd.DataFrame(curve).to_csv(index=False, float_format="%.6g"))
+    best = min((row for row in curve if "val_lmd_68" in row), key=lambda row: row["val_lmd_68"])
+    write_json(Path(f"metrics/refl/{name}.json"), {"first": curve[0], "last": curve[-1], "kept": best})
+
+
+def _precision(params: ReflParams) -> str:
+    return "bf16" if params.precision == "bf16" else "no"
+
+
+if __name__ == "__main__":
+    typer.run(main)
