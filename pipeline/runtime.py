@@ -22,12 +22,13 @@ from pipeline.params import Params, UserError, load
 
 T = TypeVar("T")
 P = ParamSpec("P")
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 class RuntimeParams(Params):
     """How to run, never what to compute: the `runtime` group is no DVC dependency of any stage."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Device = "auto"
     threads: int = Field(2, ge=1, le=256)  # CPU threads of one process; recorded in provenance
     num_workers: int = Field(2, ge=1, le=256)  # processes for CPU-heavy stages
     joblib_backend: Literal["loky", "dask"] = "loky"
@@ -35,16 +36,26 @@ class RuntimeParams(Params):
 
 
 def stage(command: Callable[P, None]) -> Callable[P, None]:
-    """Wrap a Typer command: fixed thread count, deterministic kernels, and one clear line for a user's mistake.
+    """Wrap the Typer command of a stage: `one_line_errors`, the `runtime` group's threads, deterministic kernels."""
 
-    A `UserError` ends the process with exit code 2 and no traceback; every other exception is ours and keeps its
-    traceback.
+    @one_line_errors
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        configure(load("runtime", RuntimeParams))
+        command(*args, **kwargs)
+
+    return run
+
+
+def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Wrap a Typer command: a `UserError` ends the process with exit code 2 and one clear line, no traceback.
+
+    Every other exception is ours and keeps its traceback.
     """
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            configure(load("runtime", RuntimeParams))
             command(*args, **kwargs)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -61,9 +72,9 @@ def configure(runtime: RuntimeParams) -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-def device() -> torch.device:
-    """The device of the `runtime` group; `auto` is CUDA when there is one, the CPU otherwise."""
-    name = load("runtime", RuntimeParams).device
+def device(name: Device | None = None) -> torch.device:
+    """The named device, by default that of the `runtime` group; `auto` is CUDA when there is one, the CPU otherwise."""
+    name = name or load("runtime", RuntimeParams).device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
