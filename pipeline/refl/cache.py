@@ -21,16 +21,16 @@ class PerFace:
         self, keys: Sequence[Key], batch: torch.Tensor, compute: Callable[[torch.Tensor], list[torch.Tensor]]
     ) -> list[torch.Tensor]:
         """What `compute(batch)` gives, reusing the faces that are kept; `batch` [N, …] belongs to `keys`."""
-        new = [row for row, key in enumerate(keys) if key not in self.kept]
-        fresh: dict[Key, list[torch.Tensor]] = {}
-        if new:
-            computed = compute(batch[new])
-            for place, row in enumerate(new):
-                fresh[keys[row]] = [tensor[place].cpu() for tensor in computed]
-        both = [fresh[key] if key in fresh else self.kept[key] for key in keys]
-        for key, tensors in fresh.items():
+        if all(key in self.kept for key in keys):
+            both = [self.kept[key] for key in keys]
+            return [torch.stack(parts).to(batch.device) for parts in zip(*both, strict=True)]
+        # the whole batch, not only its new faces: convolutions round differently in batches of another size, and a
+        # resumed run (whose cache is empty) must continue bit for bit
+        computed = compute(batch)
+        for row, key in enumerate(keys):
+            tensors = [tensor[row].cpu().clone() for tensor in computed]
             size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-            if size <= self.budget:
+            if key not in self.kept and size <= self.budget:
                 self.kept[key] = tensors
                 self.budget -= size
-        return [torch.stack(parts).to(batch.device) for parts in zip(*both, strict=True)]
+        return computed

@@ -12,8 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import open_clip
 import torch
+import transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -21,6 +23,11 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from pipeline.params import UserError
 from pipeline.restorers.autoencoder import PixelUnshuffleAutoencoder
 from pipeline.restorers.schedule import sd21_scheduler, split_prediction
+
+
+# their bars for files that load in milliseconds hide ours
+diffusers.utils.logging.disable_progress_bar()
+transformers.utils.logging.disable_progress_bar()
 
 
 class PromptEncoder(nn.Module):

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from diffusers import ControlNetModel
+from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.restorers.denoiser import Denoiser
@@ -190,5 +191,8 @@ class DiffBIR(nn.Module):
 
 def load_diffbir(folder: Path, config: dict[str, Any], denoiser: Denoiser, source: Path) -> DiffBIR:
     """A DiffBIR that `DiffBIR.save` wrote."""
-    controlnet = without_hint(ControlNetModel.from_pretrained(folder / "controlnet")).to(denoiser.device).eval()
+    path = folder / "controlnet"
+    controlnet = without_hint(ControlNetModel.from_config(ControlNetModel.load_config(path)))
+    controlnet.load_state_dict(load_file(path / "diffusion_pytorch_model.safetensors"))
+    controlnet.to(denoiser.device).eval().requires_grad_(False)
     return DiffBIR(denoiser, controlnet, config["native_size"], config["steps"], config["eta"], source)

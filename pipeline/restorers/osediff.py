@@ -7,6 +7,7 @@ for x_t at a fixed timestep (official: 999), and x0 follows in closed form.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,9 @@ def add_adapters(denoiser: Denoiser, rank: int) -> None:
             and any(name == layer or name.endswith(f".{layer}") for layer in LORA_LAYERS)
         ]
         config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=names)
-        unet.add_adapter(config, adapter_name=adapter)
+        with warnings.catch_warnings():  # several adapters are what we want
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+            unet.add_adapter(config, adapter_name=adapter)
     unet.set_adapter(list(ADAPTERS))
 
 

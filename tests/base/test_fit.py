@@ -1,0 +1,97 @@
+"""Base training: objectives, resume, the flattening figure, refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.base.fit import fit, flattening
+from pipeline.base.objectives import denoising_loss, diffbir_loss, osediff_loss
+from pipeline.base.params import TrainParams
+from pipeline.params import UserError
+from pipeline.training import batch_indices, images_of
+from tests import tiny
+
+TRAIN = TrainParams(
+    steps=6,
+    batch_size=2,
+    learning_rate=1e-3,
+    warmup_steps=2,
+    weight_decay=0.01,
+    max_grad_norm=1.0,
+    ema_decay=0.9,
+    validate_every=3,
+)
+
+
+def test_batches_are_seeded_permutations() -> None:
+    epoch = [row for step in range(3) for row in batch_indices(6, 2, step, "x")]
+    assert sorted(epoch) == list(range(6))
+    assert batch_indices(6, 4, 1, "x")[:2] == batch_indices(6, 2, 2, "x")
+    assert sorted(batch_indices(2, 6, 0, "x")) == [0, 0, 0, 1, 1, 1]
+    assert batch_indices(100, 10, 0, "x") != batch_indices(100, 10, 0, "y")
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_a_perfect_denoiser_has_no_loss(prediction_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    restorer = tiny.diffbir(prediction_type=prediction_type)
+    faces = images_of(tiny.dataset())
+    hq, lq = faces.pick([0, 1], [False, False])
+    noise, timestep = torch.randn(2, 48, 4, 4), torch.tensor([100, 900])
+    alpha_bar, clean = restorer.denoiser.alpha_bar[timestep][:, None, None, None], restorer.denoiser.encode(hq)
+    velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
+    answer = noise if prediction_type == "epsilon" else velocity
+    monkeypatch.setattr(restorer, "output", lambda *args: answer)
+    assert float(denoising_loss(restorer, hq, lq, ["", ""], timestep, noise, True)) == pytest.approx(0, abs=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["diffbir", "osediff"])
+def test_training_lowers_the_loss(kind: str, tmp_path: Path) -> None:
+    faces = images_of(tiny.dataset())
+    restorer = tiny.diffbir() if kind == "diffbir" else tiny.osediff()
+    restorer.start_training()
+    if kind == "diffbir":
+        loss = diffbir_loss(restorer, faces, 4, 0.0, 0.5, 0)  # type: ignore[arg-type]
+    else:
+        loss = osediff_loss(restorer, faces, 4, 0.5, 0)  # type: ignore[arg-type]
+    before = sum(float(loss(step).detach()) for step in range(8))
+    settings = TRAIN.model_copy(update={"steps": 30, "validate_every": 30, "learning_rate": 3e-3})
+    fit(restorer.trained(), loss, lambda: 0.0, settings, 100, tmp_path, "x")
+    assert sum(float(loss(step).detach()) for step in range(8)) < before
+
+
+def test_a_killed_fit_continues_bit_for_bit(tmp_path: Path) -> None:
+    faces = images_of(tiny.dataset())
+
+    def run(folder: Path, dies_at: int | None) -> tuple[list[torch.Tensor], list[dict[str, float]]]:
+        restorer = tiny.diffbir()
+        restorer.start_training()
+        real = diffbir_loss(restorer, faces, 2, 0.1, 0.5, 0)
+
+        def loss(step: int) -> torch.Tensor:
+            if step == dies_at:
+                raise KeyboardInterrupt
+            return real(step)
+
+        curve = fit(restorer.trained(), loss, lambda: float(next(restorer.controlnet.parameters()).detach().sum()), TRAIN, 2, folder, "x")  # fmt: skip
+        return [p.detach().clone() for p in restorer.controlnet.parameters()], curve
+
+    weights, curve = run(tmp_path / "whole", None)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", 5)
+    resumed, again = run(tmp_path / "killed", None)
+    assert curve == again
+    assert all(torch.equal(a, b) for a, b in zip(weights, resumed, strict=True))
+
+
+def test_a_broken_loss_is_a_clear_error(tmp_path: Path) -> None:
+    layer = torch.nn.Linear(1, 1)
+    with pytest.raises(UserError, match="lower base"):
+        fit(layer, lambda step: layer.weight.sum() * float("nan"), lambda: 0.0, TRAIN, 2, tmp_path, "x")
+
+
+def test_flattening_compares_with_four_fifths_of_the_run() -> None:
+    curve = [{"step": step, "val_loss": value} for step, value in ((50, 4.0), (80, 2.0), (100, 1.9))]
+    assert flattening(curve) == pytest.approx(0.05)

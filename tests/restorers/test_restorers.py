@@ -1,0 +1,135 @@
+"""Restorers through the protocol: what they condition on, what they leave alone, what they save."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.images import to_tensor
+from pipeline.params import UserError
+from pipeline.restorers.autoencoder import PixelUnshuffleAutoencoder
+from pipeline.restorers.diffbir import DiffBIR
+from pipeline.restorers.load import load
+from pipeline.restorers.osediff import OSEDiff
+from pipeline.restorers.protocol import Rollout, RolloutSettings
+from tests import tiny
+
+
+def lq(count: int = 3) -> torch.Tensor:
+    return to_tensor(tiny.dataset(count=count).lq)
+
+
+def test_pixel_unshuffle_loses_nothing() -> None:
+    autoencoder = PixelUnshuffleAutoencoder(block=4)
+    images = lq()
+    latents = autoencoder.encode(images).latent_dist.mode()
+    assert latents.shape == (3, 48, 4, 4)
+    torch.testing.assert_close(autoencoder.decode(latents).sample, images, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("build", [tiny.diffbir, tiny.osediff])
+def test_a_restoration_depends_on_id_and_seed_not_on_the_batch(build: type) -> None:
+    restorer, images, ids = build(), lq(), ["a", "b", "c"]
+    together = restorer.restore(images, ["", "", ""], ids, seed=5)
+    alone = restorer.restore(images[1:2], [""], ["b"], seed=5)
+    torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=1e-5)
+    assert together.shape == images.shape
+    assert together.abs().max() <= 1
+    assert not torch.equal(together, restorer.restore(images, ["", "", ""], ids, seed=6))
+
+
+def test_an_untouched_controlnet_ignores_the_lq() -> None:
+    base = tiny.denoiser()
+    from pipeline.restorers.diffbir import new_controlnet
+
+    restorer = DiffBIR(base, new_controlnet(base).eval(), tiny.SIZE, 3, 1.0, Path("d"))
+    first = restorer.restore(lq(), [""] * 3, ["a", "b", "c"], 0)
+    second = restorer.restore(-lq(), [""] * 3, ["a", "b", "c"], 0)
+    torch.testing.assert_close(first, second)  # zero convolutions: no control yet
+
+
+def test_untouched_adapters_leave_the_denoiser_as_it_is() -> None:
+    restorer, plain = tiny.osediff(), tiny.denoiser()
+    latents = plain.encode(lq())
+    prompts = plain.text([""] * 3)
+    output = plain.unet(latents, torch.full((3,), 249), encoder_hidden_states=prompts).sample
+    torch.testing.assert_close(restorer.x0(latents, prompts), plain.split(latents, output, 249)[0])
+
+
+@pytest.mark.parametrize("build", [tiny.diffbir, tiny.osediff])
+def test_regulariser_is_zero_at_first_and_positive_after_a_change(build: type) -> None:
+    restorer = build()
+    restorer.start_training()
+    condition, prompts = restorer.condition(lq()), restorer.encode_prompts([""] * 3)
+    start = Rollout(condition, 201)
+    assert float(restorer.predict(start, condition, prompts).regulariser.detach()) == pytest.approx(0, abs=1e-10)
+    with torch.no_grad():
+        for parameter in restorer.trained().parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.01)
+    assert float(restorer.predict(start, condition, prompts).regulariser.detach()) > 1e-6
+
+
+def test_regulariser_is_the_sum_of_mean_squares_over_the_controls() -> None:
+    restorer = tiny.diffbir()
+    restorer.start_training()
+    tiny.shaken(restorer.controlnet, seed=2)
+    condition, prompts = restorer.condition(lq()), restorer.encode_prompts([""] * 3)
+    latents, time = torch.randn(condition.shape), torch.full((3,), 101)
+    now = restorer.controls(restorer.controlnet, latents, time, condition, prompts)
+    assert restorer.frozen is not None
+    then = restorer.controls(restorer.frozen, latents, time, condition, prompts)
+    expected = sum(float(((a - b) ** 2).mean().detach()) for a, b in zip(now, then, strict=True))
+    actual = float(restorer.predict(Rollout(latents, 101), condition, prompts).regulariser.detach())
+    assert actual == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("build", "part"), [(tiny.diffbir, "controlnet"), (tiny.osediff, "unet")])
+def test_only_the_restorers_own_part_trains(build: type, part: str) -> None:
+    restorer = build()
+    restorer.start_training()
+    names = [name for name, parameter in restorer.named_parameters() if parameter.requires_grad]
+    assert names
+    if part == "controlnet":
+        assert all(name.startswith("controlnet.") for name in names)
+    else:
+        assert all("lora_" in name or ".conv_in." in name for name in names)
+    assert any("lora_A.default_others" in name for name in names) == (part == "unet")
+
+
+def test_rollout_stops_inside_the_window_and_carries_no_gradient() -> None:
+    restorer = tiny.diffbir()
+    restorer.start_training()
+    condition, prompts = restorer.condition(lq()), restorer.encode_prompts([""] * 3)
+    settings = RolloutSettings(steps=5, gradient_window=2, eta=(0.0, 1.0))
+    stops = set()
+    for seed in range(20):
+        rollout = restorer.rollout(condition, prompts, settings, torch.Generator().manual_seed(seed))
+        assert not rollout.latents.requires_grad
+        stops.add(rollout.timestep)
+    assert stops == {201, 1}
+
+
+@pytest.mark.parametrize("build", [tiny.diffbir, tiny.osediff])
+def test_save_and_load_give_the_same_restorer(build: type, tmp_path: Path) -> None:
+    restorer = build(tmp_path / "denoiser")
+    restorer.start_training()
+    tiny.shaken(restorer.trained() if build is tiny.diffbir else restorer.denoiser.unet.conv_in)
+    (restorer.denoiser if build is tiny.diffbir else tiny.denoiser()).save(tmp_path / "denoiser")
+    restorer.save(tmp_path / "refl" / "full")
+    again = load(tmp_path / "refl" / "full", torch.device("cpu"))
+    assert isinstance(again, DiffBIR | OSEDiff)
+    expected = restorer.restore(lq(), [""] * 3, ["a", "b", "c"], 1)
+    torch.testing.assert_close(again.restore(lq(), [""] * 3, ["a", "b", "c"], 1), expected)
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+
+
+def test_missing_restorers_and_denoisers_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"restorer\.json: missing"):
+        load(tmp_path, torch.device("cpu"))
+    restorer = tiny.diffbir(tmp_path / "nowhere")
+    restorer.save(tmp_path / "mine")
+    with pytest.raises(UserError, match=r"nowhere.*diffusers folder"):
+        load(tmp_path / "mine", torch.device("cpu"))
