@@ -191,9 +191,12 @@ def test_a_folder_without_a_face_is_an_error(project: Path, aligned: bool) -> No
 
 
 def test_count_limits_a_folder_in_the_order_of_paths(project: Path) -> None:
-    fill(project / "photos", 6)
-    faces, _ = folder_faces(params(FOLDER, count=4), 16)
-    assert [face.source for face in faces] == [f"00{n}.png" for n in range(4)]
+    fill(project / "photos", 8)
+    (project / "photos/001.png").write_bytes(b"")
+    (project / "photos/007.png").write_bytes(b"never looked at")
+    faces, rejects = folder_faces(params(FOLDER, count=4), 16)
+    assert [face.source for face in faces] == [f"00{n}.png" for n in (0, 2, 3, 4)]
+    assert list(reasons(rejects)) == ["001.png"]
 
 
 # --- photos ---

@@ -16,7 +16,7 @@ from pipeline.parallel import parallel_map
 from pipeline.params import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
-CHUNK = 1024  # files looked at before asking whether there are enough faces
+CHUNK = 1024  # most files looked at before asking whether there are enough faces
 PERSONS = "metadata.csv"  # columns file_name (relative to the folder) and person
 
 
@@ -94,10 +94,8 @@ def folder_faces(params: FacesParams, image_size: int) -> tuple[list[Face], list
     faces: dict[str, Face] = {}
     rejects: list[Reject] = []
     looked_at = 0
-    for start in range(0, len(names), CHUNK):
-        if len(faces) >= params.count:
-            break
-        chunk = names[start : start + CHUNK]
+    while looked_at < len(names) and len(faces) < params.count:
+        chunk = names[looked_at : looked_at + min(CHUNK, params.count - len(faces))]
         looked_at += len(chunk)
         for result in parallel_map(read, chunk, f"faces {len(faces)}/{params.count}"):
             if isinstance(result, Reject):
