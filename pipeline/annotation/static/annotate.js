@@ -74,7 +74,7 @@ let again = false;
 let delay = 0;
 let timer = 0;
 
-/** Send what is queued, in order, then ask for pairs. One run at a time; failures retry by themselves, ever slower. */
+/** Send what is queued, in order, then ask for pairs. One run at a time; failures retry by themselves, every few seconds. */
 async function sync() {
   if (syncing) {
     again = true;
@@ -92,7 +92,7 @@ async function sync() {
     setStatus("saved", "Saved");
   } catch (error) {
     if (!(error instanceof Unreachable)) throw error;
-    delay = Math.min(Math.max(1000, delay * 2), 15000);
+    delay = Math.min(Math.max(1000, delay * 2), 5000);
     timer = setTimeout(sync, delay);
     showTrouble(error.message);
   } finally {
