@@ -16,11 +16,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-REFL = {
-    f"refl@{restorer}-{variant}"
-    for restorer in ("diffbir", "osediff")
-    for variant in ("full", "no_reward", "more_base")
-}
+VARIANTS = ("full", "no_reward", "more_base")
+REFL = {f"refl@{restorer}-{variant}" for restorer in ("diffbir", "osediff") for variant in VARIANTS}
 
 pytestmark = pytest.mark.slow
 
