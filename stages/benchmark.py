@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
-from pipeline import restorers, tables
+from pipeline import tables
 from pipeline.evaluation.dataset import from_tables
 from pipeline.evaluation.params import BenchmarkParams
 from pipeline.evaluation.restoring import RESTORED, by_model, restore
@@ -21,6 +22,7 @@ from pipeline.evaluation.scoring import (
 )
 from pipeline.evaluation.summary import benchmark, restorer_comparisons, score_table
 from pipeline.params import load, value
+from pipeline.restorers.load import load as load_restorer
 from pipeline.runtime import device, stage, write_json, write_text
 
 CACHE = Path(".scratch/scores")  # no output: deleting it costs time only
@@ -46,11 +48,9 @@ def main(
     matrix = {name: {"base": base / name} | {v: refl / name / v for v in variants} for name in value("refl.restorers")}
 
     dataset = from_tables(faces, degraded)
-    rows = []
-    for restorer, folders in matrix.items():
-        for variant, folder in folders.items():
-            loaded = restorers.load(folder, device())
-            rows += restore(dataset, loaded, f"{restorer}/{variant}", params.samples, params.batch_size, seed)
+    rows: list[dict[str, Any]] = []
+    for model, folder in ((f"{name}/{v}", path) for name, folders in matrix.items() for v, path in folders.items()):
+        rows += restore(dataset, load_restorer(folder, device()), model, params.samples, params.batch_size, seed)
     tables.write(RESTORED, restored_out, rows)
 
     rewards = {f"reward_{name}": load_reward(frm / folder, device()) for name, folder in REWARDS.items()}

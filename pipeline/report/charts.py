@@ -14,7 +14,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import ArrayLike
 
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 34  # margins around the plot area, px
+LEFT, RIGHT, TOP, BOTTOM = 46, 18, 10, 34  # margins around the plot area, px
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ def trajectory(
 
 
 def histogram(
-    values: ArrayLike, css: str, x_label: str, title: str, zero: bool = False, bins: int = 24, width: int = 320
+    values: ArrayLike, css: str, x_label: str, title: str, zero: bool = False, bins: int = 24, width: int = 262
 ) -> Markup:
     """Histogram with a mark at the mean; `zero` draws the line of no difference and keeps it in view."""
-    height = 190
+    height = 170
     array = np.asarray(values, dtype=np.float64)
     low, high = padded(np.append(array, 0.0) if zero else array, 0.02)
     counts, edges = np.histogram(array, bins=bins, range=(low, high))
@@ -139,11 +139,12 @@ def interval(mean: float, lo: float, hi: float, limit: float, verdict: str, widt
     """One row of a forest plot on [−limit, limit], zero in the middle; `verdict` is the colour class."""
     scale = Scale(-limit, limit, 4, width - 4)
     left, right, at = (scale(max(-limit, min(limit, value))) for value in (lo, hi, mean))
-    body = [
-        _segment("zero", scale(0), 0, scale(0), 22),
-        _segment(f"whisker {verdict}", left, 11, right, 11),
-        _disc(f"mark {verdict}", at, 11, 4.5),
-    ]
+    body = [_segment("zero", scale(0), 0, scale(0), 22), _segment(f"whisker {verdict}", left, 11, right, 11)]
+    if abs(mean) <= limit:
+        body.append(_disc(f"mark {verdict}", at, 11, 4.5))
+    else:  # beyond the scale: an arrow head at its end
+        tip = 9 if mean > 0 else -9
+        body.append(f'<path class="mark {verdict}" d="M{at + tip / 3:.1f} 11l{-tip} -5v10z"/>')
     return _svg(width, 22, body, f"{mean:.2f} [{lo:.2f}, {hi:.2f}]")
 
 
@@ -179,7 +180,11 @@ def _frame(
     for tick in ticks(y_low, y_high):
         body.append(_segment("grid", LEFT, y_scale(tick), width - RIGHT, y_scale(tick)))
         body.append(_text("tick end", LEFT - 6, y_scale(tick) + 3.5, number(tick)))
-    return x_scale, y_scale, body + _x_axis(x_scale, ticks(x_low, x_high), x_label, width, height, grid=False)
+    return (
+        x_scale,
+        y_scale,
+        body + _x_axis(x_scale, ticks(x_low, x_high, width // 80), x_label, width, height, grid=False),
+    )
 
 
 def _x_axis(scale: Scale, at: Sequence[float], label: str, width: int, height: int, grid: bool = True) -> list[str]:

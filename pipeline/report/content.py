@@ -88,9 +88,10 @@ def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
         "summary": {
             "identity": text.identity_sentence(benchmark, dataset),
             "base": text.base_sentence(benchmark, dataset, params.headline),
-            "reward": text.reward_sentence(benchmark, dataset, params.headline),
+            "reward": text.reward_sentence(benchmark, dataset),
             "labels": text.label_sentence(kinds, annotators),
         },
+        "headline_count": sum(name in benchmark["metrics"] for name in params.headline),
         "tiles": tiles(benchmark, dataset, params.headline),
         "columns": shown.columns(benchmark),
         "rows": shown.rows(benchmark, dataset),
@@ -130,7 +131,7 @@ def tiles(benchmark: Mapping[str, Any], dataset: str, headline: Sequence[str]) -
             found.append(
                 {
                     "restorer": text.RESTORER_LABELS.get(restorer, restorer),
-                    "metric": benchmark["metrics"][metric]["label"],
+                    "metric": text.short_metric(benchmark["metrics"][metric]["label"]),
                     "change": text.percent(entry["relative"]),
                     "verdict": text.verdict(entry),
                     "from": text.value_text(means["base"][metric]["mean"]),
@@ -179,7 +180,7 @@ def pictures(inputs: Inputs, params: ReportParams, scores: pd.DataFrame, restore
         for face_id in first[: params.zoom_faces]
     ]
     return {
-        "models": [("lq", "LQ"), *((m, text.model_label(m)) for m in models), ("hq", "HQ")],
+        "models": [("lq", "LQ"), *((m, text.short_model(*m.split("/"))) for m in models), ("hq", "HQ")],
         "first": [strip(face_id) for face_id in first],
         "worst": [strip(face_id) for face_id in worst],
         "zooms": zooms,

@@ -11,6 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 from pandas.api.types import is_numeric_dtype
 
+from pipeline.metrics.catalogue import METRICS
 from pipeline.params import UserError
 from pipeline.report import charts
 from pipeline.report.text import VARIANT_LABELS, value_text
@@ -19,6 +20,7 @@ NAMED = ("base", "full", "no_reward", "more_base", "lq", "hq")  # series with a 
 PALETTE = 6  # further colours, c0 …
 INTERVAL = {"lo": "hi", "low": "high"}
 NOT_PLOTTED = {"n", "faces", "strength"}  # counts, and what the x axis already says
+SHARES = {"accuracy", "coverage", "fit_accuracy", "best_in_hindsight", "annotator", "agreement"}  # shown in percent
 # reward and the held-out measures against steps: where reward rises and these fall, the reward is being hacked
 HACKING = ("val_reward", "val_reward_heldout", "val_id_dlib", "val_lmd_68", "val_stlpips_vgg")
 
@@ -63,7 +65,7 @@ def figure(frame: pd.DataFrame, title: str) -> dict[str, Any]:
     numbers = [name for name in frame.columns if name not in text and name not in NOT_PLOTTED]
     numbers = [name for name in numbers if name not in {*INTERVAL, *INTERVAL.values()} and frame[name].notna().any()]
     if text and frame[text[0]].is_unique and numbers:
-        return {"charts": [_dots(frame, text[0], name, title) for name in numbers[:1]], "legend": []}
+        return {"charts": [_dots(frame, text[0], numbers[0], title)], "legend": [], "wide": True}
     if len(numbers) < 2:
         raise UserError(f"plots/{title}.csv: no column to plot against `{numbers[0] if numbers else '?'}`")
     by = next((name for name in ("model", "variant") if name in text), None)
@@ -80,7 +82,7 @@ def figure(frame: pd.DataFrame, title: str) -> dict[str, Any]:
                 caption = " · ".join(part for part in (where, _words(column)) if part)
                 drawn.append({"caption": caption, "svg": charts.lines(series, _words(numbers[0]), caption)})
     legend = [(colour(name, names), VARIANT_LABELS.get(name, _words(name))) for name in names] if by else []
-    return {"charts": drawn, "legend": legend}
+    return {"charts": drawn, "legend": legend, "wide": False}
 
 
 def training(folder: Path, restorers: Sequence[str], variants: Sequence[str]) -> list[dict[str, Any]]:
@@ -145,6 +147,8 @@ def facts(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
         elif isinstance(item, list):
             if len(item) <= 6 and all(isinstance(one, (int, float, str)) or one is None for one in item):
                 rows.append((name, " … ".join(_plain(one) for one in item)))
+        elif isinstance(item, float) and key in SHARES:
+            rows.append((name, share(item)))
         else:
             rows.append((name, _plain(item)))
     return rows
@@ -181,4 +185,7 @@ def _plain(item: Any) -> str:
 
 
 def _words(name: str) -> str:
-    return name.replace("val_", "val · ").replace("_", " ").replace("frm ", "FRM ").replace("svm ", "SVM ")
+    plain = name.removeprefix("val_")
+    if plain in METRICS:
+        return METRICS[plain].label
+    return plain.replace("_", " ").replace("frm ", "FRM ").replace("svm ", "SVM ")

@@ -19,6 +19,8 @@ ROLE_LABELS = {
     "in_svm": "in the SVM",
 }
 ROLE_ORDER = ("held_out", "selects", "in_labels", "in_svm", "in_loss")
+LIMIT = 1.5  # of the forest plots, in standard deviations of the differences; larger effects get an arrow head
+COMPARISON_ORDER = ("full-no_reward", "full-base", "full-more_base", "full-lq", "base-lq")
 VARIANT_ORDER = ("base", "more_base", "no_reward", "refl")
 
 
@@ -77,12 +79,13 @@ def comparisons(benchmark: Mapping[str, Any], dataset: str, scores: pd.DataFrame
     The plot points to the right where the model is better than its baseline, whatever the metric's direction.
     """
     found = []
-    for restorer, entries in benchmark["comparisons"][dataset].items():
-        for name, metrics in entries.items():
+    compared = benchmark["comparisons"][dataset]
+    names = dict.fromkeys(name for entries in compared.values() for name in entries)
+    for name in sorted(names, key=lambda one: COMPARISON_ORDER.index(one) if one in COMPARISON_ORDER else -1):
+        for restorer, metrics in ((one, entries[name]) for one, entries in compared.items() if name in entries):
             model, baseline = _models(restorer, name)
             spread = {metric: _spread(scores, model, baseline, metric) for metric in metrics}
             oriented = {m: _oriented(metrics[m], benchmark["metrics"][m], spread[m]) for m in metrics}
-            limit = max([0.5, *(abs(v) for values in oriented.values() for v in values)]) * 1.05
             lines = []
             for column in columns(benchmark):
                 metric = column["name"]
@@ -92,7 +95,7 @@ def comparisons(benchmark: Mapping[str, Any], dataset: str, scores: pd.DataFrame
                 lines.append(
                     {
                         **column,
-                        "svg": charts.interval(*oriented[metric], limit, verdict(entry)),
+                        "svg": charts.interval(*oriented[metric], LIMIT, verdict(entry)),
                         "delta": signed(entry["delta"]),
                         "ci": f"{signed(entry['ci95'][0])} … {signed(entry['ci95'][1])}",
                         "relative": percent(entry["relative"]),
@@ -101,7 +104,7 @@ def comparisons(benchmark: Mapping[str, Any], dataset: str, scores: pd.DataFrame
                     }
                 )
             label = comparison_label(name)
-            found.append({"restorer": restorer, "name": name, "label": label, "rows": lines, "limit": f"{limit:.1f}"})
+            found.append({"restorer": restorer, "name": name, "label": label, "rows": lines})
     return found
 
 

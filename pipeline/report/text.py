@@ -20,6 +20,7 @@ VARIANT_LABELS = {
     "refl": "ReFL (full)",
     "full": "ReFL (full)",
 }
+SHORT_VARIANTS = {"refl": "ReFL", "full": "ReFL"}
 COMPARISON_LABELS = {
     "full-base": "ReFL against its base",
     "full-no_reward": "ReFL against the same training without the reward",
@@ -71,46 +72,50 @@ def verdict(entry: Mapping[str, Any]) -> str:
 
 def identity_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:
     """First of all: does a restorer lose identity against doing nothing?"""
-    comparisons = benchmark["comparisons"][dataset]
     scores = benchmark["scores"][dataset]
     judged: dict[str, list[str]] = {"worse": [], "none": [], "better": []}
-    for restorer, entries in comparisons.items():
-        for name, variant in (("full-lq", "refl"), ("base-lq", "base")):
-            entry = entries.get(name, {}).get(IDENTITY)
-            if entry is None:
-                continue
-            mean = value_text(scores[restorer][variant][IDENTITY]["mean"])
-            judged[verdict(entry)].append(f"{model_label(f'{restorer}/{variant}')} ({mean}, {_change(entry)})")
+    for restorer, entries in benchmark["comparisons"][dataset].items():
+        for comparison, variant in (("full-lq", "refl"), ("base-lq", "base")):
+            if entry := entries.get(comparison, {}).get(IDENTITY):
+                mean = value_text(scores[restorer][variant][IDENTITY]["mean"])
+                judged[verdict(entry)].append(f"{short_model(restorer, variant)} {mean}")
     if not any(judged.values()):
         return "Identity was not measured: no statement about it is made."
     lq = value_text(scores["lq"]["base"][IDENTITY]["mean"])
-    if judged["worse"]:
-        text = f"Worse than the untouched input on identity (LQ {lq}; lower is better): {_list(judged['worse'])}."
-        if judged["none"]:
-            text += f" Not distinguishable from it: {_list(judged['none'])}."
-        if judged["better"]:
-            text += f" Better than it: {_list(judged['better'])}."
-        return text
-    text = f"No model is worse than the untouched input on identity (LQ {lq}; lower is better)."
-    if judged["better"]:
-        text += f" Better than it: {_list(judged['better'])}."
-    if judged["none"]:
-        text += f" Not distinguishable from it: {_list(judged['none'])}."
-    return text
+    every = "Every restorer is" if not (judged["none"] or judged["better"]) else "Some restorers are"
+    opening = f"{every} worse" if judged["worse"] else "No restorer is worse"
+    said = [f"{opening} than the untouched input on identity (distance {lq}, lower is better)"]
+    said += [f"worse are {_list(judged['worse'])}"] if judged["worse"] else []
+    said += [f"better are {_list(judged['better'])}"] if judged["better"] else []
+    said += [f"not distinguishable from it are {_list(judged['none'])}"] if judged["none"] else []
+    return f"{said[0]}: {'; '.join(said[1:])}."
 
 
 def base_sentence(benchmark: Mapping[str, Any], dataset: str, headline: Sequence[str]) -> str:
     """What ReFL changes against its base, on the headline metrics."""
-    return _per_restorer(benchmark, dataset, "full-base", headline, "Against its own base, ReFL")
+    said = []
+    for restorer, entries in benchmark["comparisons"][dataset].items():
+        if compared := entries.get("full-base"):
+            said.append(f"{RESTORER_LABELS.get(restorer, restorer)} {_changes(benchmark, compared, headline)}")
+    return f"ReFL against its own base: {'; '.join(said)}." if said else "ReFL was not compared with its base."
 
 
-def reward_sentence(benchmark: Mapping[str, Any], dataset: str, headline: Sequence[str]) -> str:
-    """What the reward itself adds over the same training without it, be it nothing."""
+def reward_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:
+    """What the reward itself adds on held-out metrics over the same training without it, be it nothing."""
     held_out = [name for name, entry in benchmark["metrics"].items() if "held_out" in entry["roles"]]
-    wanted = [*dict.fromkeys([*held_out, *headline])]
-    return _per_restorer(
-        benchmark, dataset, "full-no_reward", wanted, "Against the same training without it, the reward"
-    )
+    said = []
+    for restorer, entries in benchmark["comparisons"][dataset].items():
+        compared = {name: entry for name, entry in entries.get("full-no_reward", {}).items() if name in held_out}
+        if not compared:
+            continue
+        name = RESTORER_LABELS.get(restorer, restorer)
+        if all(verdict(entry) == "none" for entry in compared.values()):
+            said.append(f"nothing measurable for {name} ({_changes(benchmark, compared, held_out)})")
+        else:
+            said.append(f"for {name} {_changes(benchmark, compared, held_out)}")
+    if not said:
+        return "What the reward itself adds was not measured: there is no control without it, or no held-out metric."
+    return f"On held-out measures the reward itself adds, over the same training without it: {'; '.join(said)}."
 
 
 def label_sentence(kinds: Mapping[str, int], annotators: Mapping[str, int]) -> str:
@@ -129,35 +134,28 @@ def label_sentence(kinds: Mapping[str, int], annotators: Mapping[str, int]) -> s
     )
 
 
-def _per_restorer(
-    benchmark: Mapping[str, Any], dataset: str, comparison: str, metrics: Sequence[str], opening: str
-) -> str:
-    parts = []
-    for restorer, entries in benchmark["comparisons"][dataset].items():
-        if comparison not in entries:
-            continue
-        by_verdict: dict[str, list[str]] = {"better": [], "none": [], "worse": []}
-        for metric in metrics:
-            if entry := entries[comparison].get(metric):
-                label = benchmark["metrics"][metric]["label"]
-                by_verdict[verdict(entry)].append(f"{label} ({percent(entry['relative'])})")
-        said = []
-        if by_verdict["better"]:
-            said.append(f"improves {_list(by_verdict['better'])}")
-        if by_verdict["worse"]:
-            said.append(f"worsens {_list(by_verdict['worse'])}")
-        if by_verdict["none"]:
-            said.append(f"changes nothing measurable in {_list(by_verdict['none'])}")
-        if said:
-            parts.append(f"for {RESTORER_LABELS.get(restorer, restorer)} {_list(said)}")
-    if not parts:
-        return f"{opening}: not compared in this run."
-    return f"{opening} {'; '.join(parts)}."
+def short_model(restorer: str, variant: str) -> str:
+    """Shortest unmistakable name, e.g. "DiffBIR ReFL"."""
+    return f"{RESTORER_LABELS.get(restorer, restorer)} {SHORT_VARIANTS.get(variant, variant.replace('_', ' '))}"
 
 
-def _change(entry: Mapping[str, Any]) -> str:
-    lo, hi = entry["ci95"]
-    return f"{signed(entry['delta'])}, 95 % interval {signed(lo)} to {signed(hi)}"
+def short_metric(label: str) -> str:
+    """A metric's label without unit and implementation, e.g. "landmark distance"; rewards keep theirs."""
+    if label.startswith("Reward"):
+        return label
+    short = label.split(" (")[0].split(",")[0]
+    return short if short.split("-")[0].isupper() else short[0].lower() + short[1:]
+
+
+def _changes(benchmark: Mapping[str, Any], compared: Mapping[str, Any], metrics: Sequence[str]) -> str:
+    """E.g. "identity distance −5.2 % (better), landmark distance +0.1 % (no measurable difference)"."""
+    words = {"better": "better", "worse": "worse", "none": "no measurable difference"}
+    present = [name for name in metrics if name in compared]
+    return ", ".join(
+        f"{short_metric(benchmark['metrics'][name]['label'])} {percent(compared[name]['relative'])} "
+        f"({words[verdict(compared[name])]})"
+        for name in present
+    )
 
 
 def _list(items: Sequence[str]) -> str:

@@ -180,9 +180,17 @@ def write_plots(root: Path) -> None:
             for m in ("reward", "heldout")
             for s in range(0, 500, 50)
         ],
-        "frm_calibration": [{"confidence": c, "accuracy": c - 0.02, "n": 50, "model": "reward"} for c in (0.6, 0.75, 0.9)],
+        "frm_calibration": [
+            {"confidence": c, "accuracy": c - 0.02, "n": 50, "model": "reward"} for c in (0.6, 0.75, 0.9)
+        ],
         "frm_robustness": [
-            {"damage": d, "level": level, "strength": level * 0.5 if level else "", "reward": 0.4 - level * 0.06, "model": m}
+            {
+                "damage": d,
+                "level": level,
+                "strength": level * 0.5 if level else "",
+                "reward": 0.4 - level * 0.06,
+                "model": m,
+            }
             for m in ("reward", "heldout")
             for d in ("blur", "noise")
             for level in range(4)

@@ -1,0 +1,124 @@
+"""Scores of small known images, the cache, and what is refused or absent."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.evaluation import scoring
+from pipeline.evaluation.dataset import Dataset, aligned
+from pipeline.evaluation.scoring import Reward, ScoreCache, Scorer, score_models, usable
+from pipeline.metrics import compute
+from pipeline.params import UserError
+from tests.report.example import draw_face
+
+IDS = ("a", "b", "c")
+
+
+class Brightness:
+    """Stands for a reward model: mean brightness, and it counts its calls."""
+
+    def __init__(self):
+        self.scored = 0
+
+    def score(self, images, captions, batch_size):
+        self.scored += len(images)
+        return np.array([image.mean() / 255 + len(caption) for image, caption in zip(images, captions, strict=True)])
+
+
+@pytest.fixture(autouse=True)
+def small_runtime(tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text(
+        "runtime: {device: cpu, threads: 1, num_workers: 1, joblib_backend: loky, progress: false}"
+    )
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    hq = tuple(draw_face(face_id, 32) for face_id in IDS)
+    lq = tuple(np.clip(image.astype(int) + 16, 0, 239).astype(np.uint8) for image in hq)
+    return Dataset("test", IDS, ("", "", "x"), lq, hq)
+
+
+def test_a_known_shift_has_its_known_psnr_and_the_hq_is_not_compared_with_itself(dataset):
+    shifted = {face: np.full((32, 32, 3), 100, np.uint8) for face in IDS}
+    flat = Dataset("test", IDS, ("",) * 3, dataset.lq, tuple(np.full((32, 32, 3), 110, np.uint8) for _ in IDS))
+    rows = score_models(Scorer(flat, {}, ScoreCache()), flat, {"one/base": {0: shifted}}, ["psnr"])
+    assert [row["psnr"] for row in rows if row["model"] == "one/base"] == pytest.approx([20 * np.log10(255 / 10)] * 3)
+    assert all(np.isnan(row["psnr"]) for row in rows if row["model"] == "hq")
+    assert {row["model"] for row in rows} == {"lq", "hq", "one/base"}
+
+
+def test_samples_are_averaged(dataset):
+    dark, light = ({face: np.full((32, 32, 3), value, np.uint8) for face in IDS} for value in (0, 255))
+    reward = {"reward_frm": Reward(Brightness(), "code")}
+    rows = score_models(Scorer(dataset, reward, ScoreCache()), dataset, {"m/full": {0: dark, 1: light}}, ["reward_frm"])
+    of_model = {row["face_id"]: row["reward_frm"] for row in rows if row["model"] == "m/full"}
+    assert of_model == pytest.approx({"a": 0.5, "b": 0.5, "c": 1.5})  # the caption of c counts one
+
+
+def test_a_second_run_computes_only_what_is_new(dataset, tmp_path):
+    model = Brightness()
+    rewards = {"reward_frm": Reward(model, "v1")}
+
+    def run(names, images, rewards=rewards):
+        return Scorer(dataset, rewards, ScoreCache(tmp_path / "scores")).score(names, images, range(3))
+
+    first = run(["reward_frm"], dataset.lq)
+    calls = model.scored
+    assert calls
+    again = run(["reward_frm", "psnr"], dataset.lq)  # a new metric, same images
+    assert model.scored == calls
+    np.testing.assert_array_equal(first["reward_frm"], again["reward_frm"])
+    run(["reward_frm"], dataset.hq)  # new images
+    assert model.scored > calls
+    calls = model.scored
+    run(["reward_frm"], dataset.lq, {"reward_frm": Reward(model, "v2")})  # other weights
+    assert model.scored > calls
+
+
+def test_a_score_does_not_depend_on_what_the_cache_held(dataset, tmp_path, monkeypatch):
+    seen = []
+    true_score = compute.score
+
+    def counted(names, images, *rest, **more):
+        seen.append(len(images))
+        return true_score(names, images, *rest, **more)
+
+    monkeypatch.setattr(scoring.compute, "score", counted)
+    cache = ScoreCache(tmp_path / "scores")
+    Scorer(dataset, {}, cache).score(["psnr", "ssim"], dataset.lq[:1], [0])
+    Scorer(dataset, {}, cache).score(["psnr", "ssim"], dataset.lq, range(3))
+    assert seen == [scoring.CHUNK, scoring.CHUNK]  # whole chunks, however many were missing
+
+
+def test_absent_metrics_are_named_with_their_reason(dataset):
+    names, absent = usable(["psnr", "niqe", "reward_frm"], dataset, set())
+    assert names == ["psnr"]
+    assert "192 px" in absent["niqe"]
+    assert "reward model" in absent["reward_frm"]
+    blind = Dataset("wild", IDS, ("",) * 3, dataset.lq, None)
+    names, absent = usable(["psnr", "entropy", "reward_frm"], blind, {"reward_frm"})
+    assert names == ["entropy", "reward_frm"]
+    assert "originals" in absent["psnr"]
+    with pytest.raises(UserError, match="unknown metric `pnsr`"):
+        usable(["pnsr"], dataset, set())
+
+
+def test_faces_of_another_split_are_refused(dataset):
+    images = dict(zip(IDS, dataset.lq, strict=True))
+    with pytest.raises(UserError, match="face stranger is not of split `test`"):
+        aligned(dataset, images | {"stranger": dataset.lq[0]}, "m/full")
+    with pytest.raises(UserError, match="no image of face c"):
+        aligned(dataset, {"a": dataset.lq[0], "b": dataset.lq[1]}, "m/full")
+    with pytest.raises(UserError, match=r"face a is \(16, 16\)"):
+        aligned(dataset, images | {"a": dataset.lq[0][:16, :16]}, "m/full")
+
+
+def test_provenance_says_what_computed_a_number(dataset):
+    content = scoring.provenance(["stlpips_vgg", "reward_frm"], {"reward_frm": Reward(Brightness(), "abc")})
+    assert content["weights"]["reward_frm"] == {"model": "abc"}
+    (digest,) = content["weights"]["stlpips_vgg"].values()
+    assert len(digest) == 16
+    assert content["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert content["cpu"]

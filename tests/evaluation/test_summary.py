@@ -1,0 +1,99 @@
+"""The benchmark's statements on hand-made scores."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.evaluation.summary import Comparison, benchmark, compare, restorer_comparisons, score_table, summarise
+
+
+def frame(**models: dict[str, list[float]]) -> pd.DataFrame:
+    rows = []
+    for model, metrics in models.items():
+        count = len(next(iter(metrics.values())))
+        for face in range(count):
+            values = {name: values[face] for name, values in metrics.items()}
+            rows.append({"dataset": "test", "model": model.replace("__", "/"), "face_id": f"f{face:02d}", **values})
+    return pd.DataFrame(rows)
+
+
+FACES = 12
+LEVEL = np.linspace(0.4, 0.8, FACES)
+NOISE = np.where(np.arange(FACES) % 2, 0.01, -0.01)
+SCORES = frame(
+    lq={"id_dlib": list(LEVEL), "psnr": [20.0] * FACES},
+    diffbir__base={"id_dlib": list(LEVEL + 0.1), "psnr": [19.0] * FACES},
+    diffbir__no_reward={"id_dlib": list(LEVEL + 0.05 + NOISE), "psnr": [19.5] * FACES},
+    diffbir__full={"id_dlib": list(LEVEL + 0.05), "psnr": [19.5] * FACES},
+)
+
+
+def test_means_follow_the_contract():
+    scores = summarise(SCORES, 200, 0)
+    assert set(scores) == {"lq", "diffbir"}
+    assert set(scores["diffbir"]) == {"base", "no_reward", "refl"}  # `full` is called refl there
+    entry = scores["diffbir"]["refl"]["id_dlib"]
+    assert entry["mean"] == pytest.approx(LEVEL.mean() + 0.05)
+    assert entry["ci95"][0] < entry["mean"] < entry["ci95"][1]
+    assert entry["n"] == FACES
+    assert scores["lq"]["base"]["psnr"]["ci95"] == pytest.approx([20.0, 20.0])
+
+
+def test_a_smaller_distance_is_better_and_a_smaller_psnr_worse():
+    full_base = compare(SCORES, Comparison("diffbir", "full-base", "diffbir/full", "diffbir/base"), 200, 0)
+    identity = full_base["id_dlib"]
+    assert identity["delta"] == pytest.approx(-0.05)
+    assert identity["ci95"] == pytest.approx([-0.05, -0.05])
+    assert identity["better"] is True
+    assert identity["worse"] is False
+    assert identity["relative"] == pytest.approx(-0.05 / (LEVEL.mean() + 0.1))
+    assert full_base["psnr"]["better"] is True
+    full_lq = compare(SCORES, Comparison("diffbir", "full-lq", "diffbir/full", "lq"), 200, 0)
+    assert full_lq["id_dlib"]["worse"] is True
+    assert full_lq["psnr"]["worse"] is True
+
+
+def test_no_difference_is_neither_better_nor_worse():
+    entry = compare(SCORES, Comparison("diffbir", "", "diffbir/full", "diffbir/no_reward"), 500, 0)
+    assert entry["id_dlib"]["better"] is False
+    assert entry["id_dlib"]["worse"] is False
+    assert entry["id_dlib"]["delta"] == pytest.approx(0.0, abs=1e-12)
+    assert entry["psnr"]["p"] == 1.0  # no difference anywhere
+
+
+def test_holm_runs_over_the_metrics_of_one_comparison():
+    entry = compare(SCORES, Comparison("diffbir", "", "diffbir/full", "diffbir/base"), 200, 0)
+    # twelve equal signs: each exact p is 2/2¹² with ties, so about 1e-3; the smaller of two is doubled
+    p_values = sorted(one["p"] for one in entry.values())
+    assert sorted(one["p_holm"] for one in entry.values())[0] == pytest.approx(2 * p_values[0])
+
+
+def test_pairs_by_face_not_by_position():
+    shuffled = SCORES.sample(frac=1.0, random_state=3)
+    pair = Comparison("diffbir", "full-base", "diffbir/full", "diffbir/base")
+    assert compare(shuffled, pair, 200, 0) == compare(SCORES, pair, 200, 0)
+    missing = SCORES[~((SCORES["model"] == "lq") & (SCORES["face_id"] == "f03"))]
+    with pytest.raises(ValueError, match="same faces"):
+        compare(missing, Comparison("diffbir", "full-lq", "diffbir/full", "lq"), 200, 0)
+
+
+def test_absent_for_a_model_is_left_out():
+    with_hq = pd.concat([SCORES, frame(hq={"id_dlib": [float("nan")] * FACES, "psnr": [50.0] * FACES})])
+    assert list(summarise(with_hq, 200, 0)["hq"]["base"]) == ["psnr"]
+
+
+def test_the_whole_file():
+    asked = restorer_comparisons("diffbir", ["base", "full", "no_reward"])
+    assert [one.name for one in asked] == ["full-base", "full-no_reward", "base-lq", "full-lq"]
+    result = benchmark(
+        "test", SCORES, asked, {"niqe": "too small"}, {"id_dlib": {"mean": 0.66, "p5": 0.54}}, {}, 200, 0
+    )
+    assert result["n"] == {"test": FACES}
+    assert result["improvement"]["test"]["diffbir"] == result["comparisons"]["test"]["diffbir"]["full-base"]
+    assert result["metrics"]["id_dlib"]["roles"] == ["held_out"]
+    assert result["metrics"]["id_dlib"]["higher_is_better"] is False
+    assert result["absent"] == {"niqe": "too small"}
+    lines = score_table(result).splitlines()
+    assert lines[0] == "dataset,restorer,variant,metric,mean,lo,hi,n"
+    assert "test,lq,base,psnr,20,20,20,12" in lines
+    assert len(lines) == 1 + 4 * 2
