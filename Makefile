@@ -67,8 +67,9 @@ profile: venv
 	  ln -sfn "$$(cd "$(FACES)" && pwd)" $(RUN)/faces; \
 	fi
 
+# Two processes; a file's tests stay together, so that the whole-DAG test runs its DAG once.
 test: venv
-	pytest
+	pytest --numprocesses 2 --dist loadfile
 
 lint: venv
 	ruff check .
