@@ -77,7 +77,7 @@ class BaseParams(Params):
     prompt_dropout: float = Field(ge=0, le=1)  # share of faces trained with the empty prompt
     checkpoint_every: int = Field(ge=1)
     validation_batch: int = Field(ge=1)
-    prediction_type: Literal["epsilon", "v_prediction"]
+    prediction_type: Literal["epsilon", "v_prediction", "sample"]
     unet: UnetParams
     vae: AutoencoderParams
     text: TextParams

@@ -36,8 +36,9 @@ def split_prediction(
     """(x0, eps) from a network's output.
 
     epsilon (SD 2.1-base): x0 = (x_t − sqrt(1 − ᾱ)·eps) / sqrt(ᾱ), so |∂x0/∂eps| grows to 14.6 at t = 999;
-    v_prediction (SD 2.1 at 768 px): x0 = sqrt(ᾱ)·x_t − sqrt(1 − ᾱ)·v, eps = sqrt(ᾱ)·v + sqrt(1 − ᾱ)·x_t, well
-    conditioned at every t, which a small denoiser needs.
+    v_prediction (SD 2.1 at 768 px): x0 = sqrt(ᾱ)·x_t − sqrt(1 − ᾱ)·v, eps = sqrt(ᾱ)·v + sqrt(1 − ᾱ)·x_t;
+    sample: the output is x0, eps = (x_t − sqrt(ᾱ)·x0) / sqrt(1 − ᾱ): all that a narrow network over wide patches can
+    learn, since clean patches lie on few dimensions and noise on all of them (Li & He 2025).
     """
     alpha_bar = torch.as_tensor(alpha_bar, dtype=noisy.dtype, device=noisy.device)
     signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
@@ -45,16 +46,20 @@ def split_prediction(
         return (noisy - noise * output) / signal, output
     if prediction_type == "v_prediction":
         return signal * noisy - noise * output, signal * output + noise * noisy
+    if prediction_type == "sample":
+        return output, (noisy - signal * output) / noise
     raise ValueError(f"unknown prediction_type {prediction_type!r}")
 
 
 def training_target(
     clean: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor, prediction_type: str
 ) -> torch.Tensor:
-    """What the network should output at x_t = sqrt(ᾱ)·clean + sqrt(1 − ᾱ)·noise: the noise, or
+    """What the network should output at x_t = sqrt(ᾱ)·clean + sqrt(1 − ᾱ)·noise: the noise, the clean latents, or
     v = sqrt(ᾱ)·noise − sqrt(1 − ᾱ)·clean (Salimans & Ho 2022)."""
     if prediction_type == "epsilon":
         return noise
+    if prediction_type == "sample":
+        return clean
     return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
 
 

@@ -23,7 +23,7 @@ def test_sensitivity_of_x0_to_eps_is_the_documented_one() -> None:
         assert float(sensitivity) == pytest.approx(expected, rel=0.02)
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_split_prediction_undoes_the_forward_process(prediction_type: str) -> None:
     clean, noise, alpha_bar = torch.randn(2, 3), torch.randn(2, 3), torch.tensor(0.3)
     noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
@@ -33,7 +33,7 @@ def test_split_prediction_undoes_the_forward_process(prediction_type: str) -> No
     torch.testing.assert_close(eps, noise)
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 def test_ddim_step_equals_diffusers(prediction_type: str, eta: float) -> None:
     scheduler = sd21_scheduler(prediction_type)
