@@ -1,0 +1,142 @@
+"""Every offered metric, at the default size: finite, extreme on identical images, moved by blur."""
+
+from pathlib import Path
+
+import numpy as np
+import pyiqa
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from pipeline.images import Pixels
+from pipeline.metrics import compute
+from pipeline.metrics.catalogue import METRICS, REWARDS, ROLES
+from pipeline.params import UserError, value
+from tests.metrics.faces import blurred, face, noisy
+
+SIZE = int(value("image_size"))
+OFFERED, ABSENT = compute.available(list(METRICS), SIZE)
+
+
+@pytest.fixture(scope="module")
+def faces() -> list[Pixels]:
+    return [face(seed, SIZE) for seed in range(4)]
+
+
+@pytest.fixture(scope="module")
+def scores(faces: list[Pixels]) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Every offered metric of several versions of the same faces, against the faces themselves."""
+    versions = {
+        "same": faces,
+        "blur": [blurred(one, 1.5) for one in faces],
+        "noise": [noisy(one, 12) for one in faces],
+    }
+    return {name: compute.score(OFFERED, images, faces, faces) for name, images in versions.items()}
+
+
+def test_every_offered_metric_is_finite_extreme_on_identical_images_and_moves_under_blur(
+    scores: dict[str, dict[str, NDArray[np.float64]]],
+) -> None:
+    assert len(OFFERED) >= 20
+    for name in OFFERED:
+        metric, same, blur, noise = METRICS[name], *(scores[version][name] for version in ("same", "blur", "noise"))
+        assert np.isfinite([same, blur, noise]).all(), name
+        assert (np.abs(blur - same).max()) > 1e-3 * max(np.abs(same).max(), 1e-2), name
+        if metric.needs != "blind":
+            for other in (blur, noise):
+                assert ((same - other) * (1 if metric.higher_is_better else -1) > 0).all(), name
+
+
+def test_what_is_absent_says_why_and_cannot_be_scored(faces: list[Pixels]) -> None:
+    assert "192 px" in ABSENT["niqe"]
+    assert "161 px" in ABSENT["ms_ssim"]
+    assert set(OFFERED).isdisjoint(ABSENT)
+    assert set(OFFERED) | set(ABSENT) == set(METRICS)
+    assert all(name in ABSENT for name in REWARDS)
+    with pytest.raises(UserError, match="niqe is absent: valid from 192 px, these images have 64 px"):
+        compute.score(["psnr", "niqe"], faces, faces)
+    with pytest.raises(UserError, match="unknown metric `mad`"):
+        compute.available(["mad"], 512)
+    with pytest.raises(ValueError, match="psnr needs reference"):
+        compute.score(["psnr"], faces)
+
+
+def test_missing_weights_are_named_with_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(compute, "HUB", tmp_path)
+    _, absent = compute.available(["musiq", "lpips_vgg"], 512)
+    assert str(tmp_path / "pyiqa/musiq_koniq_ckpt-e95806b9.pth") in absent["musiq"]
+    assert "vgg16" in absent["lpips_vgg"]
+    assert "copy them from" in absent["lpips_vgg"]
+
+
+def test_a_metric_whose_weights_are_on_disk_is_offered_and_computed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, faces: list[Pixels]
+) -> None:
+    monkeypatch.setattr(compute, "HUB", tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    support = torch.rand(774, 36, generator=generator), torch.rand(774, 36, generator=generator)
+    (tmp_path / "pyiqa").mkdir()
+    torch.save((support[0][:, 0], support[1]), tmp_path / "pyiqa/brisque_svm_weights.pth")
+    assert compute.available(["brisque"], SIZE) == (["brisque"], {})
+    found = compute.score(["brisque"], faces)["brisque"]
+    assert np.isfinite(found).all()
+    assert found.std() > 0
+    assert compute.weights("brisque") == [tmp_path / "pyiqa/brisque_svm_weights.pth"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "options"), [("psnr", "psnr", {}), ("ssim", "ssim", {"test_y_channel": False})]
+)
+def test_own_implementations_equal_pyiqas(
+    ours: str,
+    theirs: str,
+    options: dict[str, bool],
+    faces: list[Pixels],
+    scores: dict[str, dict[str, NDArray[np.float64]]],
+) -> None:
+    metric = pyiqa.create_metric(theirs, device=torch.device("cpu"), **options)
+    to_unit = lambda images: torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2) / 255).float()  # noqa: E731
+    expected = metric(to_unit([blurred(one, 1.5) for one in faces]), to_unit(faces)).flatten().numpy()
+    np.testing.assert_allclose(scores["blur"][ours], expected, rtol=2e-5)
+
+
+def test_batched_and_shared_scores_equal_single_ones(faces: list[Pixels]) -> None:
+    names = [name for name in OFFERED if name not in ("vsi", "stlpips_vgg", "id_dlib", "vif")]  # the slow ones
+    images = [blurred(one, 1.0) for one in faces[:2]] + [noisy(one, 8) for one in faces[:2]]
+    hq = faces[:2] * 2
+    shared = compute.score(names, images, hq, hq, share_references=True)
+    for name in names:
+        single = [compute.score([name], [one], [ref], [ref])[name][0] for one, ref in zip(images, hq, strict=True)]
+        np.testing.assert_allclose(shared[name], single, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_niqe_equals_basicsr_from_its_minimum_size_on() -> None:
+    from pipeline.compat import basicsr
+
+    image = noisy(face(0, METRICS["niqe"].min_size), 6)
+    expected = basicsr("metrics.niqe").calculate_niqe(image[..., ::-1], 0)
+    assert compute.score(["niqe"], [image])["niqe"][0] == pytest.approx(expected, rel=5e-3)
+
+
+def test_blind_features_move_the_right_way(
+    faces: list[Pixels], scores: dict[str, dict[str, NDArray[np.float64]]]
+) -> None:
+    same, blur, noise = scores["same"], scores["blur"], scores["noise"]
+    for name in ("sharpness", "sharpness_eyes", "sharpness_mouth", "sharpness_skin"):
+        assert (blur[name] < same[name]).all(), name
+    assert (noise["noise"] > same["noise"]).all()
+    added = compute.score(["noise"], [noisy(np.full((SIZE, SIZE, 3), 128, np.uint8), 10)])["noise"][0]
+    assert added == pytest.approx(10 * np.sqrt(0.299**2 + 0.587**2 + 0.114**2), rel=0.1)  # luma of RGB noise
+    blocks = [np.kron(one[4::8, 4::8], np.ones((8, 8, 1), np.uint8)) for one in faces]
+    assert (compute.score(["blockiness"], blocks)["blockiness"] > 0.5).all()
+    grey = [np.repeat(one.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2) for one in faces]
+    assert compute.score(["colourfulness"], grey)["colourfulness"].max() == pytest.approx(0, abs=1e-6)
+    levels = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+    assert compute.score(["entropy"], [levels])["entropy"][0] == pytest.approx(8.0)
+
+
+def test_roles_hold_out_identity_and_the_second_reward_only() -> None:
+    assert all(metric.roles <= ROLES for metric in METRICS.values())
+    held_out = {name for name, metric in METRICS.items() if "held_out" in metric.roles}
+    assert held_out == {"id_dlib", "reward_heldout"}
+    assert all(METRICS[name].roles == {"held_out"} for name in held_out)

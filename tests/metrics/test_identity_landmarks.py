@@ -1,0 +1,63 @@
+import dlib
+import numpy as np
+import pytest
+
+from pipeline.compat import dlib_weights
+from pipeline.metrics import identity, landmarks, regions
+from tests.metrics.faces import blurred, face, sample_faces
+
+SAMPLE = sample_faces()
+
+
+def test_landmarks_scale_with_the_crop_and_lmd_counts_pixels() -> None:
+    large, small = landmarks.landmarks_68([face(0, 256)]), landmarks.landmarks_68([face(0, 64)])
+    assert large.shape == (1, 68, 2)
+    assert landmarks.lmd((small + 0.5) * 4 - 0.5, large) < 6  # px of 256
+    assert landmarks.lmd(large, large + np.array([3.0, 4.0])) == pytest.approx(5.0)
+    eyes = large[0, 36:48].mean(axis=0)
+    assert np.abs(eyes - [128, 122]).max() < 14  # where the face was drawn, in (x, y)
+
+
+def test_fixed_box_agrees_with_dlibs_own_detection() -> None:
+    predictor = dlib.shape_predictor(str(dlib_weights("shape_predictor_68_face_landmarks.dat")))
+    for image in SAMPLE:
+        large = landmarks.enlarge(image)
+        found, scores, _ = dlib.get_frontal_face_detector().run(large, 0, 0.0)
+        box = found[int(np.argmax(scores))]
+        detected = np.array([(point.x, point.y) for point in predictor(large, box).parts()])
+        ours = landmarks.landmarks_68([large])[0]
+        apart = np.linalg.norm(ours - detected, axis=1).mean() / np.linalg.norm(detected[36] - detected[45])
+        assert apart < 0.06
+
+
+def test_identity_is_near_under_blur_and_far_between_faces() -> None:
+    embeddings = identity.embed(SAMPLE)
+    assert embeddings.shape == (4, 128)
+    same = identity.distance(embeddings, identity.embed([blurred(one, 0.8) for one in SAMPLE]))
+    assert same.max() < 0.45 < identity.impostors(embeddings)["mean"]
+    assert identity.distance(embeddings, embeddings).max() == 0
+
+
+def test_impostors_are_all_pairs_of_different_rows() -> None:
+    rows = np.zeros((3, 128))
+    rows[1, 0], rows[2, 0] = 1.0, 3.0  # distances 1, 3, 2
+    assert identity.impostors(rows) == pytest.approx({"mean": 2.0, "p5": 1.1})
+    with pytest.raises(ValueError, match="two faces"):
+        identity.impostors(rows[:1])
+
+
+def test_a_picture_without_a_face_still_has_landmarks_and_identity() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert np.isfinite(landmarks.landmarks_68([noise])).all()
+    assert np.isfinite(identity.embed([noise])).all()
+
+
+def test_regions_stay_inside_the_image_whatever_the_landmarks() -> None:
+    wild = np.random.default_rng(0).uniform(-40, 100, (20, 68, 2))
+    for points in [*wild, np.zeros((68, 2)), np.full((68, 2), 63.0)]:
+        for found in regions.boxes(points, (64, 64)).values():
+            for left, top, right, bottom in found:
+                assert 0 <= left <= right - regions.LEAST
+                assert right <= 64
+                assert 0 <= top <= bottom - regions.LEAST
+                assert bottom <= 64

@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from pipeline import features, tables
+from pipeline.images import encode_png
+from pipeline.params import UserError
+from stages.features import main
+from tests.metrics.faces import blurred, face, noisy
+
+NAMES = ["sharpness", "sharpness_eyes", "noise", "niqe", "lq_l1", "psnr", "gmsd", "lmd_68"]
+
+
+def project(folder: Path, monkeypatch: pytest.MonkeyPatch, **change: object) -> None:
+    """Two faces with a degraded input and three candidates each."""
+    monkeypatch.chdir(folder)
+    group = {"names": NAMES, "reference": False, "missing": "error", **change}
+    Path("params.yaml").write_text(yaml.safe_dump({"features": group, "runtime": {"progress": False}}))
+    faces, degraded, candidates = [], [], []
+    for seed in range(2):
+        hq = face(seed)
+        lq = noisy(blurred(hq, 2.0), 4)
+        cell = tables.image_cell(encode_png(hq), f"f{seed}")
+        faces.append(
+            {"face_id": f"f{seed}", "image": cell, "width": 64, "height": 64, "source": "test", "caption": ""}
+            | {"group_id": f"f{seed}", "split": "preference"}
+        )
+        drawn = {name: 0.0 for name, kind in tables.DEGRADED.columns.items() if kind == "double"}
+        degraded.append(
+            {"face_id": f"f{seed}", "image": tables.image_cell(encode_png(lq), "lq"), "blur_kind": "iso"}
+            | {"jpeg_quality": 90, "seed": 0, **drawn}
+        )
+        for sample, image in enumerate((hq, blurred(hq), noisy(hq, 10))):
+            candidates.append(
+                {"candidate_id": f"f{seed}-diffbir-{sample}", "face_id": f"f{seed}", "restorer": "diffbir"}
+                | {"anchor": False, "sample": sample, "seed": 0, "image": tables.image_cell(encode_png(image), "c")}
+            )
+    tables.write(tables.FACES, "data/faces", faces)
+    tables.write(tables.DEGRADED, "data/degraded", degraded)
+    tables.write(tables.CANDIDATES, "data/candidates", candidates)
+
+
+def test_stage_measures_every_candidate_against_its_own_face(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project(tmp_path, monkeypatch)
+    main()
+    frame = tables.read_frame(tables.FEATURES, "data/features").set_index("candidate_id")
+    assert set(frame.columns) == {*NAMES, "feature_set"} - {"niqe"}
+    assert "feature niqe is absent: valid from 192 px" in capsys.readouterr().err
+    for seed in range(2):
+        same, blur, noise = (frame.loc[f"f{seed}-diffbir-{sample}"] for sample in range(3))
+        assert same["psnr"] == pytest.approx(80)
+        assert same["lmd_68"] == same["gmsd"] == 0
+        assert blur["sharpness"] < same["sharpness"] < noise["sharpness"]
+        assert 0 < same["lq_l1"] < 0.1
+    first = Path("data/features/part-00000.parquet").read_bytes()
+    main()
+    assert Path("data/features/part-00000.parquet").read_bytes() == first
+    assert features.columns(frame.columns) == {
+        "blind": ["noise", "sharpness", "sharpness_eyes"],
+        "lq": ["lq_l1"],
+        "reference": ["gmsd", "lmd_68", "psnr"],
+    }
+    assert "psnr" not in features.deployed(frame.columns, reference=False)
+    assert "psnr" in features.deployed(frame.columns, reference=True)
+
+
+def test_feature_set_names_what_computed_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project(tmp_path, monkeypatch, names=["noise", "entropy"])
+    main()
+    two = tables.read_frame(tables.FEATURES, "data/features")["feature_set"].unique()
+    project(tmp_path, monkeypatch, names=["noise"])
+    main()
+    one = tables.read_frame(tables.FEATURES, "data/features")["feature_set"].unique()
+    assert len(one) == len(two) == 1
+    assert one[0] != two[0]
+
+
+def test_a_candidate_of_an_unknown_face_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project(tmp_path, monkeypatch)
+    kept = tables.read(tables.DEGRADED, "data/degraded").to_pylist()[:1]
+    tables.write(tables.DEGRADED, "data/degraded", kept)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "no row for face f1" in capsys.readouterr().err
+
+
+def test_no_number_is_an_error_or_the_declared_median_counted() -> None:
+    frame = pd.DataFrame({"noise": [1.0, np.nan, 5.0, np.inf], "psnr": [1.0, 2.0, 3.0, 4.0]}, index=list("abcd"))
+    with pytest.raises(UserError, match="feature `noise` of candidate b is nan"):
+        features.impute(frame, "error")
+    filled, counts = features.impute(frame, "median")
+    assert counts == {"noise": 2}
+    assert filled["noise"].tolist() == [1, 3, 5, 3]
+    assert filled["psnr"].tolist() == [1, 2, 3, 4]
+    with pytest.raises(UserError, match="`noise` is a number for no candidate"):
+        features.impute(pd.DataFrame({"noise": [np.nan]}, index=["a"]), "median")
+
+
+def test_wrong_names_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for names, message in ((["noise", "mad"], "`mad` is no feature"), (["reward_frm"], "`reward_frm` is no feature")):
+        project(tmp_path, monkeypatch, names=names)
+        with pytest.raises(SystemExit):
+            main()
+        assert message in capsys.readouterr().err
+    with pytest.raises(UserError, match="unknown metric `beauty`"):
+        features.columns(["candidate_id", "noise", "beauty"])
