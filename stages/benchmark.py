@@ -10,7 +10,7 @@ import typer
 from pipeline import tables
 from pipeline.evaluation.dataset import from_tables
 from pipeline.evaluation.params import BenchmarkParams
-from pipeline.evaluation.restoring import RESTORED, by_model, restore
+from pipeline.evaluation.restoring import RESTORED, in_order, restore
 from pipeline.evaluation.scoring import (
     ScoreCache,
     Scorer,
@@ -56,7 +56,7 @@ def main(
     rewards = {f"reward_{name}": load_reward(frm / folder, device()) for name, folder in REWARDS.items()}
     names, absent = usable(params.metrics, dataset, rewards)
     scorer = Scorer(dataset, rewards, ScoreCache(CACHE))
-    scored = score_models(scorer, dataset, by_model(rows, str(restored_out)), names)
+    scored = score_models(scorer, dataset, in_order(dataset, rows, str(restored_out)), names)
     tables.write(tables.SCORES, scores_out, scored)
 
     comparisons = [one for name, folders in matrix.items() for one in restorer_comparisons(name, list(folders))]

@@ -18,18 +18,14 @@ class Dataset:
     name: str
     ids: tuple[str, ...]
     captions: tuple[str, ...]
-    lq: tuple[Pixels, ...]
-    hq: tuple[Pixels, ...] | None
+    lq: Sequence[Pixels]
+    hq: Sequence[Pixels] | None
+    size: int  # px, shorter side of the images: what decides which metrics are valid
 
     def __post_init__(self) -> None:
         lengths = {len(self.captions), len(self.lq), len(self.hq if self.hq is not None else self.ids), len(self.ids)}
         if len(lengths) != 1:
             raise ValueError(f"{self.name}: ids, captions and images differ in number")
-
-    @property
-    def size(self) -> int:
-        """Shortest side over all LQ images, px: what decides which metrics are valid."""
-        return min(min(image.shape[:2]) for image in self.lq)
 
 
 def from_tables(faces: Path | str, degraded: Path | str, split: str = "test") -> Dataset:
@@ -48,7 +44,8 @@ def from_tables(faces: Path | str, degraded: Path | str, split: str = "test") ->
     hq = tuple(
         decode(cell["bytes"], f"{faces}: row {face_id}") for face_id, cell in zip(ids, frame["image"], strict=True)
     )
-    return Dataset(split, ids, tuple(frame["caption"]), tuple(lq[face_id] for face_id in ids), hq)
+    size = min(min(image.shape[:2]) for image in hq)
+    return Dataset(split, ids, tuple(frame["caption"]), tuple(lq[face_id] for face_id in ids), hq, size)
 
 
 def require_only(dataset: Dataset, ids: Sequence[str], where: str) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from pipeline import tables
-from pipeline.evaluation.dataset import Dataset
+from pipeline.evaluation.dataset import Dataset, aligned
 from pipeline.images import Pixels, decode, encode_png, to_tensor, to_uint8
 from pipeline.runtime import progress, stable_seed
 from pipeline.tables import IMAGE, Table
@@ -75,3 +75,14 @@ def by_model(rows: Sequence[Mapping[Any, Any]], where: str) -> dict[str, dict[in
         by_sample = images.setdefault(row["model"], {}).setdefault(int(row["sample"]), {})
         by_sample[row["face_id"]] = decode(row["image"]["bytes"], at)
     return images
+
+
+def in_order(dataset: Dataset, rows: Sequence[Mapping[Any, Any]], where: str) -> dict[str, list[Sequence[Pixels]]]:
+    """RESTORED rows → for each model its samples, each with one image a face in the dataset's order.
+
+    Raises UserError for faces that are not of `dataset`, missing images and images of another size.
+    """
+    return {
+        model: [aligned(dataset, images, f"{where}: {model}") for images in samples.values()]
+        for model, samples in by_model(rows, where).items()
+    }

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from pipeline.evaluation.dataset import Dataset, aligned
+from pipeline.evaluation.dataset import Dataset
 from pipeline.images import Pixels
 from pipeline.metrics import compute, identity
 from pipeline.metrics.catalogue import METRICS, REWARDS, known
@@ -25,6 +25,7 @@ from pipeline.parallel import CHUNK
 from pipeline.reward.model import FaceRewardModel
 from pipeline.runtime import atomic, file_hash, fingerprint, stable_hash
 
+BLOCK = 32 * CHUNK  # images in memory at once; whole chunks, so it has no effect on the scores
 Scores = NDArray[np.float64]
 LIBRARIES = ("torch", "numpy", "scipy", "pyiqa", "basicsr", "dlib-bin", "open_clip_torch", "diffusers", "scikit-learn")
 
@@ -104,22 +105,28 @@ class Scorer:
         self._hq_hashes = [image_hash(image) for image in dataset.hq or ()]
         self._lq_hashes = [image_hash(image) for image in dataset.lq]
 
-    def score(self, names: Sequence[str], images: Sequence[Pixels], faces: Sequence[int]) -> dict[str, Scores]:
-        """One score an image [N] for each name; `faces` [N]: which of the dataset's faces each image shows."""
+    def score(self, names: Sequence[str], columns: Sequence[Sequence[Pixels]]) -> dict[str, Scores]:
+        """Scores [faces, columns] for each name; a column holds one image a face, in the dataset's order."""
+        count = len(columns)
+        # face by face, so that what an original needs is computed once for all that is compared with it
+        cells = [(face, column) for face in range(len(self._dataset.ids)) for column in range(count)]
+        hashes = [image_hash(columns[column][face]) for face, column in cells]
         files = {name: f"{name}-{self.code(name)}" for name in names}
-        hashes = [image_hash(image) for image in images]
-        keys = {name: [self._key(name, face, h) for face, h in zip(faces, hashes, strict=True)] for name in names}
+        keys = {name: [self._key(name, face, h) for (face, _), h in zip(cells, hashes, strict=True)] for name in names}
         groups: dict[tuple[int, ...], list[str]] = {}
         for name in names:
             known = self._cache.lookup(files[name])
             missing = tuple(row for row, key in enumerate(keys[name]) if key not in known)
             groups.setdefault(missing, []).append(name)
         for rows, wanted in groups.items():
-            if rows:
-                for name, values in self._compute(wanted, [images[r] for r in rows], [faces[r] for r in rows]).items():
-                    fresh = {keys[name][row]: float(value) for row, value in zip(rows, values, strict=True)}
+            for start in range(0, len(rows), BLOCK):
+                part = rows[start : start + BLOCK]
+                images = [columns[cells[row][1]][cells[row][0]] for row in part]
+                for name, values in self._compute(wanted, images, [cells[row][0] for row in part]).items():
+                    fresh = {keys[name][row]: float(value) for row, value in zip(part, values, strict=True)}
                     self._cache.store(files[name], fresh)
-        return {n: np.array([self._cache.lookup(files[n])[k] for k in keys[n]], dtype=np.float64) for n in names}
+        found = {name: [self._cache.lookup(files[name])[key] for key in keys[name]] for name in names}
+        return {name: np.array(values, dtype=np.float64).reshape(-1, count) for name, values in found.items()}
 
     def code(self, name: str) -> str:
         """Fingerprint of what computes a metric: its weights, the modules and the libraries."""
@@ -173,31 +180,24 @@ def usable(names: Sequence[str], dataset: Dataset, rewards: Collection[str]) -> 
 
 
 def score_models(
-    scorer: Scorer, dataset: Dataset, restored: Mapping[str, Mapping[int, Mapping[str, Pixels]]], names: Sequence[str]
+    scorer: Scorer, dataset: Dataset, restored: Mapping[str, Sequence[Sequence[Pixels]]], names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """SCORES rows of the LQ, the HQ (blind metrics only) and every restored model; samples are averaged.
 
-    `restored`: images by model, sample and face id. Raises UserError for faces that are not of `dataset`.
+    `restored`: for each model its samples, each with one image a face in the dataset's order.
     """
-    columns = [("lq", dataset.lq)]
-    columns += [
-        (model, aligned(dataset, images, model)) for model, samples in restored.items() for images in samples.values()
-    ]
-    count = len(dataset.ids)
-    # face by face, so that what an original needs is computed once for all that is compared with it
-    images = [column[row] for row in range(count) for _, column in columns]
-    scored = scorer.score(names, images, [row for row in range(count) for _ in columns])
-    tables = {name: values.reshape(count, len(columns)) for name, values in scored.items()}
-    models = [model for model, _ in columns]
-    of_model = {model: [place for place, one in enumerate(models) if one == model] for model in models}
+    samples = {"lq": [dataset.lq], **restored}
+    columns = [(model, images) for model, each in samples.items() for images in each]
+    scored = scorer.score(names, [images for _, images in columns])
+    places = {model: [place for place, (one, _) in enumerate(columns) if one == model] for model in samples}
     result = {
-        model: {name: table[:, places].mean(axis=1) for name, table in tables.items()}
-        for model, places in of_model.items()
+        model: {name: values[:, where].mean(axis=1) for name, values in scored.items()}
+        for model, where in places.items()
     }
     if dataset.hq is not None:
         # an original compared with itself says nothing (its PSNR is infinite)
         blind = [name for name in names if METRICS[name].needs == "blind"]
-        result["hq"] = scorer.score(blind, dataset.hq, range(count))
+        result["hq"] = {name: values[:, 0] for name, values in scorer.score(blind, [dataset.hq]).items()}
     return [
         {"dataset": dataset.name, "model": model, "face_id": face_id}
         | {name: float(values[name][row]) if name in values else float("nan") for name in names}

@@ -54,7 +54,8 @@ def rows(benchmark: Mapping[str, Any], dataset: str) -> list[dict[str, Any]]:
     for restorer in ordered:
         variants = sorted(scores[restorer], key=_variant_rank)
         for place, variant in enumerate(variants):
-            model = restorer if restorer in ("lq", "hq") else f"{restorer}/{variant}"
+            # one folder of results, or an input: no variants to tell apart
+            model = restorer if list(scores[restorer]) == ["base"] else f"{restorer}/{variant}"
             compared = benchmark["improvement"][dataset].get(restorer, {}) if variant == "refl" else {}
             cells = []
             for column in columns(benchmark):

@@ -38,10 +38,11 @@ def model_label(model: str) -> str:
 
 
 def comparison_label(name: str) -> str:
-    """Label of a comparison, e.g. `full-base`."""
+    """Label of a comparison, e.g. `full-base`; the name itself where it is not one of two variants."""
+    if name in COMPARISON_LABELS:
+        return COMPARISON_LABELS[name]
     model, _, baseline = name.partition("-")
-    fallback = f"{VARIANT_LABELS.get(model, model)} against {VARIANT_LABELS.get(baseline, baseline)}"
-    return COMPARISON_LABELS.get(name, fallback)
+    return f"{VARIANT_LABELS.get(model, model)} against {VARIANT_LABELS.get(baseline, baseline)}" if baseline else name
 
 
 def value_text(value: float) -> str:

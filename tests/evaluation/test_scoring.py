@@ -37,22 +37,22 @@ def small_runtime(tmp_path, monkeypatch):
 def dataset() -> Dataset:
     hq = tuple(draw_face(face_id, 32) for face_id in IDS)
     lq = tuple(np.clip(image.astype(int) + 16, 0, 239).astype(np.uint8) for image in hq)
-    return Dataset("test", IDS, ("", "", "x"), lq, hq)
+    return Dataset("test", IDS, ("", "", "x"), lq, hq, 32)
 
 
 def test_a_known_shift_has_its_known_psnr_and_the_hq_is_not_compared_with_itself(dataset):
-    shifted = {face: np.full((32, 32, 3), 100, np.uint8) for face in IDS}
-    flat = Dataset("test", IDS, ("",) * 3, dataset.lq, tuple(np.full((32, 32, 3), 110, np.uint8) for _ in IDS))
-    rows = score_models(Scorer(flat, {}, ScoreCache()), flat, {"one/base": {0: shifted}}, ["psnr"])
+    shifted, original = ([np.full((32, 32, 3), value, np.uint8)] * 3 for value in (100, 110))
+    flat = Dataset("test", IDS, ("",) * 3, dataset.lq, original, 32)
+    rows = score_models(Scorer(flat, {}, ScoreCache()), flat, {"one/base": [shifted]}, ["psnr"])
     assert [row["psnr"] for row in rows if row["model"] == "one/base"] == pytest.approx([20 * np.log10(255 / 10)] * 3)
     assert all(np.isnan(row["psnr"]) for row in rows if row["model"] == "hq")
     assert {row["model"] for row in rows} == {"lq", "hq", "one/base"}
 
 
 def test_samples_are_averaged(dataset):
-    dark, light = ({face: np.full((32, 32, 3), value, np.uint8) for face in IDS} for value in (0, 255))
+    dark, light = ([np.full((32, 32, 3), value, np.uint8)] * 3 for value in (0, 255))
     reward = {"reward_frm": Reward(Brightness(), "code")}
-    rows = score_models(Scorer(dataset, reward, ScoreCache()), dataset, {"m/full": {0: dark, 1: light}}, ["reward_frm"])
+    rows = score_models(Scorer(dataset, reward, ScoreCache()), dataset, {"m/full": [dark, light]}, ["reward_frm"])
     of_model = {row["face_id"]: row["reward_frm"] for row in rows if row["model"] == "m/full"}
     assert of_model == pytest.approx({"a": 0.5, "b": 0.5, "c": 1.5})  # the caption of c counts one
 
@@ -62,7 +62,7 @@ def test_a_second_run_computes_only_what_is_new(dataset, tmp_path):
     rewards = {"reward_frm": Reward(model, "v1")}
 
     def run(names, images, rewards=rewards):
-        return Scorer(dataset, rewards, ScoreCache(tmp_path / "scores")).score(names, images, range(3))
+        return Scorer(dataset, rewards, ScoreCache(tmp_path / "scores")).score(names, [images])
 
     first = run(["reward_frm"], dataset.lq)
     calls = model.scored
@@ -87,8 +87,9 @@ def test_a_score_does_not_depend_on_what_the_cache_held(dataset, tmp_path, monke
 
     monkeypatch.setattr(scoring.compute, "score", counted)
     cache = ScoreCache(tmp_path / "scores")
-    Scorer(dataset, {}, cache).score(["psnr", "ssim"], dataset.lq[:1], [0])
-    Scorer(dataset, {}, cache).score(["psnr", "ssim"], dataset.lq, range(3))
+    first = Dataset("test", IDS[:1], ("",), dataset.lq[:1], dataset.hq[:1], 32)
+    Scorer(first, {}, cache).score(["psnr", "ssim"], [first.lq])
+    Scorer(dataset, {}, cache).score(["psnr", "ssim"], [dataset.lq])
     assert seen == [scoring.CHUNK, scoring.CHUNK]  # whole chunks, however many were missing
 
 
@@ -97,7 +98,7 @@ def test_absent_metrics_are_named_with_their_reason(dataset):
     assert names == ["psnr"]
     assert "192 px" in absent["niqe"]
     assert "reward model" in absent["reward_frm"]
-    blind = Dataset("wild", IDS, ("",) * 3, dataset.lq, None)
+    blind = Dataset("wild", IDS, ("",) * 3, dataset.lq, None, 32)
     names, absent = usable(["psnr", "entropy", "reward_frm"], blind, {"reward_frm"})
     assert names == ["entropy", "reward_frm"]
     assert "originals" in absent["psnr"]
