@@ -204,6 +204,7 @@ def serve(store: Store, rounds: Sequence[Round], host: str, port: int, token: st
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
+            listener.listen()  # before the address is printed: whoever opens it at once waits instead of being refused
         except OSError as error:
             raise UserError(
                 f"can't listen on {host}:{port} ({error.strerror}); choose another --host or --port"

@@ -68,6 +68,7 @@ def address(store: Store, one: Round) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(create_app(store, [one], None, ["127.0.0.1"]), log_level="warning"))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen()
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
