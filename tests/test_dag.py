@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,16 @@ def test_metrics_and_plots_are_small_files_in_git() -> None:
                 (path, options), *_ = entry.items()
                 assert options["cache"] is False, f"{name}: {path}"
                 assert path.startswith(f"{kind}/"), f"{name}: {path}"
+
+
+def test_every_plot_has_axes_a_title_and_a_template_that_is_there() -> None:
+    for name in STAGES:
+        for entry in DAG["stages"][name].get("plots", []):
+            (path, options), *_ = entry.items()
+            assert {"x", "y", "title"} <= set(options), f"{name}: {path}"
+            if options["template"] != "linear":  # DVC's own
+                template = json.loads((ROOT / ".dvc/plots" / f"{options['template']}.json").read_text(encoding="utf-8"))
+                assert template["data"] == {"values": "<DVC_METRIC_DATA>"}
 
 
 def test_the_closure_follows_imports_inside_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
