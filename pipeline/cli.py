@@ -25,6 +25,7 @@ STAGES = {
 
 COMMANDS = {  # what people use outside the DAG: module, attribute, help
     "restore": ("pipeline.commands", "restore", "Restore the faces of your own photos with a trained restorer."),
+    "benchmark": ("pipeline.evaluation.commands", "compare", "Compare folders of restored faces, with intervals."),
     "annotate": ("pipeline.annotation.commands", "annotate", "Open the page on which people judge pairs."),
     "labels": ("pipeline.annotation.commands", "labels_app", "Rounds of pairs for people to judge, and their votes."),
 }

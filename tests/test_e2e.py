@@ -103,7 +103,7 @@ def test_every_output_is_there_and_the_checkout_stays_clean(project: Path) -> No
     assert git(project, "status", "--porcelain") == ""
     benchmark = json.loads((project / "metrics/benchmark.json").read_text())
     for restorer in ("diffbir", "osediff"):
-        assert set(benchmark["comparisons"]["test"][restorer]) == {"full-base", "full-no_reward", "full-more_base"}
+        assert set(benchmark["comparisons"]["test"][restorer]) >= {"full-base", "full-no_reward", "full-more_base"}
         assert "id_dlib" in benchmark["improvement"]["test"][restorer]
     report = (project / "data/report/report.html").read_text()
     assert not re.findall(r"""(?:src|href)=["']https?:""", report), "the report must open without network"
