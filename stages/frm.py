@@ -10,69 +10,69 @@ import pandas as pd
 import typer
 
 from pipeline import tables
-from pipeline.annotation.labels import standing_votes
+from pipeline.annotation.rounds import ROUNDS_FOLDER
 from pipeline.annotation.svm import PairSVM
 from pipeline.features import columns
 from pipeline.params import load, value
-from pipeline.reward.data import decided, label, load_candidates, locate, training_labels
+from pipeline.reward.data import decided, load_preferences
 from pipeline.reward.evaluate import best_single_feature, judge, svm_accuracy, unanimous, voted
+from pipeline.reward.model import check_official
 from pipeline.reward.params import FrmParams
 from pipeline.reward.robustness import robustness
 from pipeline.reward.train import reward_differences, train
 from pipeline.runtime import device, fingerprint, stage, write_json, write_text
 
-FACES, CANDIDATES, FEATURES = Path("data/faces"), Path("data/candidates"), Path("data/features")
-PAIRS, VOTES, ANNOTATIONS = Path("data/pairs"), Path("data/votes"), Path("data/annotations")
-SVM = Path("data/svm/svm.skops")
-MODELS, SUMMARY, PLOTS = Path("data/frm"), Path("metrics/frm.json"), Path("plots")
+DATA, MODELS = Path("data"), Path("data/frm")
+FEATURES, SVM = Path("data/features"), Path("data/svm/svm.skops")
+SUMMARY, PLOTS = Path("metrics/frm.json"), Path("plots")
 SCRATCH, CODE = Path(".scratch/frm"), Path("pipeline/reward")
 
 
 @stage
 def main() -> None:
     params, seed, prior_votes = load("frm", FrmParams), value("seed"), value("labels.prior_votes")
-    candidates = load_candidates(CANDIDATES, FACES)
-    pairs = locate(tables.read_frame(tables.PAIRS, PAIRS), candidates)
-    votes, _, _ = standing_votes(tables.read_frame(tables.VOTES, VOTES), pairs.pair_id)
-    annotations = tables.read_frame(tables.ANNOTATIONS, ANNOTATIONS)
-    test = voted(pairs[pairs.split == "frm_test"], votes)
-    hq = candidates.frame[candidates.frame.face_id.isin(test.face_id) & (candidates.frame.restorer == "hq")]
-    faces, captions = list(candidates.images[hq.row]), [candidates.captions[row] for row in hq.row]
+    known = load_preferences(DATA, ROUNDS_FOLDER)
+    test = voted(known.pairs[known.pairs.split == "frm_test"], known.votes)
+    fit, head = (
+        voted(known.pairs[known.pairs.split == "fit"], known.votes),
+        unanimous(test, params.evaluation.min_annotators),
+    )
+    features = tables.read_frame(tables.FEATURES, FEATURES).set_index("candidate_id")
+    others = {
+        "best_blind_feature": best_single_feature(features, columns(map(str, features))["blind"], decided(fit), head),
+        "svm": svm_accuracy(PairSVM.load(SVM), features, head),
+    }
+    hq = known.candidates.frame[known.candidates.frame.face_id.isin(test.face_id)].query("restorer == 'hq'")
+    models = {"reward": params.reward, "heldout": params.heldout}
+    labels = {name: known.labelled(model, prior_votes, f"frm.{name}") for name, model in models.items()}
+    for path in (model.pretrained for model in models.values() if model.pretrained):
+        check_official(path)  # before hours of training, not between two
 
     found: dict[str, dict[str, Any]] = {}
-    curves, calibrations, falls = [], [], []
-    for name, reward in (("reward", params.reward), ("heldout", params.heldout)):
-        labels = label(pairs, training_labels(annotations, votes, reward, prior_votes, f"frm.{name}"))
-        state = fingerprint(
-            name, params.model_dump_json(), seed, CANDIDATES, *sorted(CODE.glob("*.py")), labels.to_json()
+    plots: dict[str, list[pd.DataFrame]] = {"training": [], "calibration": [], "robustness": []}
+    for name, reward in models.items():
+        data = (
+            DATA / "candidates",
+            labels[name].to_json(),
+            sorted(set(known.votes.round_id)),
+            *sorted(CODE.glob("*.py")),
         )
+        scratch = SCRATCH / fingerprint(name, params.model_dump_json(), seed, *data)
         model, curve = train(
-            reward, params.training, params.default_caption, candidates, labels, seed, SCRATCH / state, device()
+            reward, params.training, params.default_caption, known.candidates, labels[name], seed, scratch, device()
         )
         model.save_pretrained(MODELS / name)
-        difference = reward_differences(model, candidates, test, params.evaluation.batch_size)
-        found[name], table = judge(test, difference, float(model.logit_scale), votes, params.evaluation, seed)
-        found[name]["robustness"], fall = robustness(model, faces, captions, params.evaluation, seed)
-        found[name]["trained_on"] = {"fit_pairs": int((labels.split == "fit").sum()), "steps": curve[-1]["step"]}
-        curves.append(pd.DataFrame(curve).assign(model=name))
-        calibrations.append(pd.DataFrame(table).assign(model=name))
-        falls.append(pd.DataFrame(fall).assign(model=name))
+        difference = reward_differences(model, known.candidates, test, params.evaluation.batch_size)
+        found[name], table = judge(test, difference, float(model.logit_scale), known.votes, params.evaluation, seed)
+        found[name]["robustness"], fall = robustness(model, *known.candidates.take(hq.row), params.evaluation, seed)
+        found[name]["trained_on"] = {"fit_pairs": int((labels[name].split == "fit").sum()), "steps": curve[-1]["step"]}
+        for plot, rows in (("training", curve), ("calibration", table), ("robustness", fall)):
+            plots[plot].append(pd.DataFrame(rows).assign(model=name))
 
-    kinds = sorted(votes.annotator_kind.unique())
-    features = tables.read_frame(tables.FEATURES, FEATURES).set_index("candidate_id")
-    fit, head = voted(pairs[pairs.split == "fit"], votes), unanimous(test, params.evaluation.min_annotators)
-    write_json(
-        SUMMARY,
-        {
-            **found["reward"],
-            "best_blind_feature": best_single_feature(features, columns(features)["blind"], decided(fit), head),
-            "svm": svm_accuracy(PairSVM.load(SVM), features, head),
-            "heldout": found["heldout"],
-            "labels": kinds[0] if len(kinds) == 1 else "both",
-        },
-    )
-    for name, frames in (("training", curves), ("calibration", calibrations), ("robustness", falls)):
-        write_text(PLOTS / f"frm_{name}.csv", pd.concat(frames).to_csv(index=False, float_format="%.6g"))
+    kinds = "+".join(sorted(set(known.votes.annotator_kind)))
+    write_json(SUMMARY, {**found["reward"], **others, "heldout": found["heldout"], "labels": kinds})
+    for plot, frames in plots.items():
+        write_text(PLOTS / f"frm_{plot}.csv", pd.concat(frames).to_csv(index=False, float_format="%.6g"))
     shutil.rmtree(SCRATCH, ignore_errors=True)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline import tables
-from pipeline.annotation.labels import aggregate
+from pipeline.annotation.labels import aggregate, standing_votes
 from pipeline.annotation.pairs import with_facts
-from pipeline.images import Pixels, decode
+from pipeline.annotation.rounds import read_round
+from pipeline.images import Pixels, decode, resize
 from pipeline.params import UserError
 from pipeline.reward.params import RewardParams
 from pipeline.runtime import rng
@@ -27,7 +28,35 @@ class Candidates:
 
     images: Pixels  # uint8 [M, H, W, 3]
     captions: list[str]  # [M], "" where the source has none
-    frame: pd.DataFrame  # [M] candidate_id (index), face_id, restorer, anchor, row (in images)
+    frame: pd.DataFrame  # candidate_id (index), face_id, restorer, anchor, row (in images)
+
+    def take(self, rows: Iterable[int]) -> tuple[list[Pixels], list[str]]:
+        """Images and captions of some rows."""
+        chosen = list(rows)
+        return list(self.images[chosen]), [self.captions[row] for row in chosen]
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Everything that people, annotators and the SVM said about pairs of candidates."""
+
+    candidates: Candidates
+    pairs: pd.DataFrame  # every pair, see `locate`
+    votes: pd.DataFrame  # those that stand
+    annotations: pd.DataFrame
+
+    def labelled(self, params: RewardParams, prior_votes: float, where: str) -> pd.DataFrame:
+        """The pairs that one model learns from, see `training_labels`."""
+        return label(self.pairs, training_labels(self.annotations, self.votes, params, prior_votes, where))
+
+
+def load_preferences(data: Path, rounds: Path) -> Preferences:
+    """Read the tables below `data`; pairs that people judged point at the images of their round below `rounds`."""
+    candidates = load_candidates(data / "candidates", data / "faces")
+    pairs = locate(tables.read_frame(tables.PAIRS, data / "pairs"), candidates)
+    votes, _, _ = standing_votes(tables.read_frame(tables.VOTES, data / "votes"), pairs.pair_id)
+    candidates, pairs = with_round_images(candidates, pairs, votes, rounds)
+    return Preferences(candidates, pairs, votes, tables.read_frame(tables.ANNOTATIONS, data / "annotations"))
 
 
 def load_candidates(candidates: Path, faces: Path) -> Candidates:
@@ -66,6 +95,38 @@ def locate(pairs: pd.DataFrame, candidates: Candidates) -> pd.DataFrame:
     found = with_facts(pairs, candidates.frame.reset_index())
     row = candidates.frame.row
     return found.assign(a=row.loc[found.candidate_a].to_numpy(), b=row.loc[found.candidate_b].to_numpy())
+
+
+def with_round_images(
+    candidates: Candidates, located: pd.DataFrame, votes: pd.DataFrame, rounds: Path
+) -> tuple[Candidates, pd.DataFrame]:
+    """Pairs that people judged in an annotation round point at the images they saw there, whatever was rerun since.
+
+    Images of another size are resized. A pair of several rounds takes its first. Raises UserError for a round that is
+    not on this disk or doesn't hold the pair.
+    """
+    judged = votes[votes.round_id != ""].groupby("pair_id").round_id.min()
+    seen: list[Pixels] = []
+    captions: list[str] = []
+    located = located.copy()
+    for round_id in sorted(set(judged)):
+        one = read_round(rounds / round_id)
+        for index in located.index[located.pair_id.map(judged) == round_id]:
+            pair_id = str(located.at[index, "pair_id"])
+            for side in ("a", "b"):
+                try:
+                    image = decode(one.png(pair_id, f"image_{side}"), f"{one.folder}: pair {pair_id}")
+                except KeyError:
+                    raise UserError(
+                        f"{one.folder}: no pair {pair_id}, though data/votes has votes on it there"
+                    ) from None
+                captions.append(candidates.captions[located.at[index, side]])
+                located.at[index, side] = len(candidates.images) + len(seen)
+                seen.append(resize(image, candidates.images.shape[1]))
+    if not seen:
+        return candidates, located
+    images = np.concatenate([candidates.images, np.stack(seen)])
+    return replace(candidates, images=images, captions=candidates.captions + captions), located
 
 
 def label(located: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:

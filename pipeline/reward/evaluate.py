@@ -30,8 +30,14 @@ def voted(pairs: pd.DataFrame, votes: pd.DataFrame) -> pd.DataFrame:
 
 def unanimous(pairs: pd.DataFrame, min_annotators: int) -> pd.DataFrame:
     """Of `voted` pairs those that the headline counts: two restorer outputs, and at least `min_annotators` annotators
-    who all chose the same side (p_a is 1 or 0; a tie is no choice)."""
+    who all chose the same side (p_a is 1 or 0; a tie is no choice). Raises UserError when no pair is left.
+    """
     chosen = ~pairs.anchored.astype(bool) & (pairs.n >= min_annotators) & pairs.p_a.isin([0.0, 1.0])
+    if not chosen.any():
+        raise UserError(
+            f"frm: no frm_test pair of two restorer outputs on which {min_annotators} annotators are unanimous;"
+            " collect more votes or lower frm.evaluation.min_annotators"
+        )
     return pairs[chosen].reset_index(drop=True)
 
 
@@ -161,17 +167,9 @@ def judge(
     params: EvaluationParams,
     seed: int,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Everything that a reward's differences say about the `voted` frm_test pairs, and the calibration table.
-
-    Raises UserError when no pair is left for the headline.
-    """
+    """Everything that a reward's differences say about the `voted` frm_test pairs, and the calibration table."""
     of_pair = pd.Series(difference, index=pairs.pair_id)
     head = unanimous(pairs, params.min_annotators)
-    if head.empty:
-        raise UserError(
-            f"frm: no frm_test pair of two restorer outputs on which {params.min_annotators} annotators are unanimous;"
-            " collect more votes or lower frm.evaluation.min_annotators"
-        )
     head_difference = of_pair.loc[head.pair_id].to_numpy()
     right = correct(head_difference, head.p_a)
     restored = decided(pairs)

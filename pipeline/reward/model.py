@@ -83,12 +83,7 @@ class FaceRewardModel(nn.Module):
 
         Raises UserError for a missing file, and for one that holds other keys or shapes than this architecture.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise UserError(
-                f"{path} is missing: download {' or '.join(HPS_FILES)} of the HPSv2 project from the model hub and put"
-                f" it into {path.parent}/, or set frm.*.pretrained to null to train from scratch"
-            )
+        check_official(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
             raise UserError(f"{path}: no `state_dict` in this checkpoint; an HPSv2 or face reward checkpoint has one")
@@ -192,6 +187,15 @@ class FaceRewardModel(nn.Module):
 
     def _text_parameters(self) -> list[nn.Parameter]:
         return [p for name, p in self.clip.named_parameters() if not name.startswith(("visual.", "logit_"))]
+
+
+def check_official(path: Path | str) -> None:
+    """Raise UserError where an official checkpoint isn't there, saying where it comes from and belongs."""
+    if not Path(path).is_file():
+        raise UserError(
+            f"{path} is missing: download {' or '.join(HPS_FILES)} of the HPSv2 project from the model hub and put it "
+            f"into {Path(path).parent}/, or set frm.*.pretrained to null to train from scratch"
+        )
 
 
 def open_clip_config(architecture: str | Architecture) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from pipeline.images import Pixels, to_tensor
+from pipeline.images import to_tensor
 from pipeline.params import UserError
 from pipeline.reward.data import Candidates, augment, batches, decided, hq_pairs
 from pipeline.reward.loss import preference_loss
@@ -108,9 +108,9 @@ def train(
         fit = pd.concat([fit, hq_pairs(candidates, set(fit.face_id), training.hq_pairs)], ignore_index=True)
     mixed = "bf16" if training.precision == "bf16" else "no"
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
+    model = build(params, default_caption, seed)
     seed = stable_seed(seed, "frm-train", params.seed)
     torch.manual_seed(seed)
-    model = build(params, default_caption, seed)
     model.clip.set_grad_checkpointing(training.gradient_checkpointing)
     optimizer = optimizer_of(model, params.lr, training.weight_decay)
     schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, training.warmup_steps, training.steps))
@@ -181,8 +181,7 @@ def reward_differences(
 ) -> np.ndarray:
     """reward(a) − reward(b) of each pair [P]; each distinct image is encoded once."""
     rows, where = np.unique(pairs[["a", "b"]].to_numpy(), return_inverse=True)
-    images: list[Pixels] = list(candidates.images[rows])
-    rewards = model.score(images, [candidates.captions[row] for row in rows], batch_size)
+    rewards = model.score(*candidates.take(rows), batch_size)
     where = where.reshape(-1, 2)
     return rewards[where[:, 0]] - rewards[where[:, 1]]
 
@@ -208,7 +207,8 @@ def _batch(
 ) -> tuple[Tensor, list[str], dict[str, Tensor]]:
     rows, where = np.unique(pairs[["a", "b"]].to_numpy(), return_inverse=True)
     generator = torch_rng(seed, "frm-augment", step, accelerator.process_index)
-    images = augment(to_tensor(candidates.images[rows]), training.flip, training.shift, generator)
+    images, captions = candidates.take(rows)
+    augmented = augment(to_tensor(images), training.flip, training.shift, generator)
     where = where.reshape(-1, 2)
     chosen = {
         "a": torch.from_numpy(where[:, 0].copy()),
@@ -218,7 +218,7 @@ def _batch(
     }
     target = accelerator.device
     on_device = {name: value.to(target) for name, value in chosen.items()}
-    return images.to(target), [candidates.captions[row] for row in rows], on_device
+    return augmented.to(target), captions, on_device
 
 
 def _weights(model: FaceRewardModel) -> State:

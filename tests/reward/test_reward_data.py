@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from itertools import islice
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from pipeline import tables
+from pipeline.images import decode, encode_png
 from pipeline.params import UserError
 from pipeline.reward.data import (
     Candidates,
@@ -20,8 +22,10 @@ from pipeline.reward.data import (
     load_candidates,
     locate,
     training_labels,
+    with_round_images,
 )
-from tests.reward.toy import candidate_row, face_row, noise_image, reward_params
+from tests.annotation.synthetic import write_round
+from tests.reward.toy import candidate_row, face_row, noise_image, reward_params, vote_row
 
 
 def write_toy(root: Path, split: str = "preference") -> None:
@@ -140,3 +144,30 @@ def test_augmentation_moves_and_mirrors_but_keeps_the_pixels() -> None:
     )
     assert all(a != b for a, b in zip(same, flipped, strict=True))
     assert 0 < sum(flipped) < len(flipped)
+
+
+def test_votes_of_a_round_train_from_its_own_images_after_a_rerun_upstream(tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    made = write_round(root)
+    data = root / "data"
+    pair = made.frame(["pair_id", "why"]).query("why == 'random'").pair_id.iloc[0]
+    votes = pd.DataFrame([vote_row(pair, "ada", "a") | {"round_id": made.round_id, "annotator_kind": "human"}])
+    saw = {side: decode(made.png(pair, f"image_{side}"), "") for side in ("a", "b")}
+
+    # the candidates are made again, all of them black: only the round still has what ada saw
+    rows = tables.read_frame(tables.CANDIDATES, data / "candidates").to_dict("records")
+    black = tables.image_cell(encode_png(np.zeros((64, 64, 3), np.uint8)), "black")
+    tables.write(tables.CANDIDATES, data / "candidates", [row | {"image": black} for row in rows])
+    candidates = load_candidates(data / "candidates", data / "faces")
+    located = locate(tables.read_frame(tables.PAIRS, data / "pairs"), candidates)
+    after, moved = with_round_images(candidates, located, votes, root / "annotations/rounds")
+
+    judged = moved.set_index("pair_id").loc[pair]
+    for side in ("a", "b"):
+        np.testing.assert_array_equal(after.images[judged[side]], saw[side])
+        assert after.captions[judged[side]] == "a face"
+    others = moved[moved.pair_id != pair]
+    assert (after.images[others.a] == 0).all()
+    shutil.rmtree(made.folder)
+    with pytest.raises(UserError, match=made.round_id):
+        with_round_images(candidates, located, votes, root / "annotations/rounds")

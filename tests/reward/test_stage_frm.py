@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from pipeline import tables
+from pipeline.annotation.svm import LabelledPairs, PairSVM, Setting, Standardiser, train
+from pipeline.reward.model import FaceRewardModel
+from stages.frm import main
+from tests.reward.test_reward_evaluate import PARAMS
+from tests.reward.toy import RESTORERS, reward_params, training_params
+
+FILES = ("metrics/frm.json", "plots/frm_training.csv", "plots/frm_calibration.csv", "plots/frm_robustness.csv")
+
+
+@pytest.fixture
+def root(folder: Path, tmp_path: Path) -> Path:
+    """A project with everything that stage frm reads; the SVM knows one feature, how sharp a candidate is."""
+    shutil.copytree(folder, tmp_path / "data")
+    rows = [
+        {"candidate_id": f"face{index:02d}-{name}-0", "feature_set": "toy", "sharpness": -1.0 * rank, "entropy": 0.0}
+        for index in range(16)
+        for rank, name in enumerate(RESTORERS)
+    ]
+    tables.write(tables.FEATURES, tmp_path / "data/features", rows)
+    standardiser = Standardiser.fit(pd.DataFrame({"sharpness": [0.0, -1.0, -2.0, -3.0]}))
+    x = np.array([[1.0], [-1.0]] * 6)
+    known = LabelledPairs(x, x[:, 0] > 0, np.ones(12), np.array([str(i // 2) for i in range(12)]))
+    setting = Setting("linear", 1.0)
+    PairSVM(standardiser, setting, train(known, setting, 3), 0.5).save(tmp_path / "data/svm/svm.skops")
+    write_params(tmp_path)
+    return tmp_path
+
+
+def write_params(root: Path, **heldout: Any) -> None:
+    frm = {
+        "default_caption": "a face",
+        "reward": reward_params().model_dump(),
+        "heldout": reward_params(seed=1, annotators=["ada"], svm_labels=False).model_dump() | heldout,
+        "training": training_params(steps=20, evaluate_every=5).model_dump(),
+        "evaluation": PARAMS.model_dump(),
+    }
+    runtime = {"device": "cpu", "threads": 1, "num_workers": 1, "progress": False}
+    content = {"seed": 0, "labels": {"prior_votes": 0.5}, "frm": frm, "runtime": runtime}
+    (root / "params.yaml").write_text(yaml.safe_dump(content))
+
+
+def test_stage_writes_both_models_and_the_same_bytes_twice(root: Path) -> None:
+    main()
+    first = {name: (root / name).read_bytes() for name in (*FILES, "data/frm/reward/model.safetensors")}
+    shutil.rmtree(root / "data/frm")
+    main()
+    assert {name: (root / name).read_bytes() for name in first} == first
+    assert not (root / ".scratch/frm").exists()
+
+    found = json.loads((root / "metrics/frm.json").read_text())
+    assert found["headline"]["n"] == 4  # one unanimous pair of restorers for each of the four held-out faces
+    assert found["labels"] == "simulated"
+    assert found["best_blind_feature"]["name"] == "sharpness"
+    assert found["svm"] == {"accuracy": 1.0, "accuracy_given": 1.0, "coverage": 1.0, "n": 4}
+    assert set(found["robustness"]) == {"blur", "noise", "jpeg", "oversharpen", "identity_swap"}
+    assert set(found["heldout"]) >= {"headline", "anchors", "by_restorer_pair", "calibration", "single_annotator"}
+    assert found["heldout"]["trained_on"]["fit_pairs"] == found["trained_on"]["fit_pairs"] == 24
+    reward, heldout = (FaceRewardModel.from_pretrained(root / "data/frm" / name) for name in ("reward", "heldout"))
+    image = [np.full((32, 32, 3), 90, np.uint8)]
+    assert reward.score(image, [""], 1) != heldout.score(image, [""], 1)
+    assert set(pd.read_csv(root / "plots/frm_training.csv").model) == {"reward", "heldout"}
+
+
+@pytest.mark.parametrize(
+    ("heldout", "message"),
+    [
+        ({"annotators": ["eve"]}, "frm.heldout.annotators: `eve` cast no vote"),
+        ({"pretrained": "weights/HPS_v2_compressed.pt"}, "weights/HPS_v2_compressed.pt is missing"),
+        ({"lr": 0.0}, "frm.heldout.lr: Input should be greater than 0"),
+    ],
+)
+def test_mistakes_end_with_one_line(
+    root: Path, capsys: pytest.CaptureFixture[str], heldout: dict[str, Any], message: str
+) -> None:
+    write_params(root, **heldout)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+    assert not (root / "metrics/frm.json").exists()
