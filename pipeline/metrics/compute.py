@@ -6,7 +6,7 @@ pyiqa (PolyForm Noncommercial) stays behind this module and `perceptual.py`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib.util import find_spec
@@ -24,7 +24,7 @@ from pipeline.images import Pixels
 from pipeline.metrics import identity, landmarks, regions, signal
 from pipeline.metrics.catalogue import REWARDS, Metric, known
 from pipeline.metrics.perceptual import PerceptualDistance, weights_file
-from pipeline.parallel import CHUNK, map_chunks
+from pipeline.parallel import CHUNK, SHOWN, map_chunks
 from pipeline.params import UserError
 
 HUB = Path("weights/hub")  # what others trained, brought by the user, in the layout of torch.hub's folder
@@ -114,7 +114,9 @@ def score(
     result = _columns(
         on_cpu, map_chunks(partial(_chunk, on_cpu, "cpu", share_references), rows, "dlib") if on_cpu else []
     )
-    starts = runtime.progress(range(0, len(rows), CHUNK), "metrics")
+    starts: Iterable[int] = range(0, len(rows), CHUNK)
+    if len(rows) >= SHOWN * CHUNK:
+        starts = runtime.progress(starts, "metrics", total=-(-len(rows) // CHUNK))
     done = [
         row for start in starts for row in _chunk(others, str(device), share_references, rows[start : start + CHUNK])
     ]

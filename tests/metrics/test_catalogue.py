@@ -53,7 +53,7 @@ def test_what_is_absent_says_why_and_cannot_be_scored(faces: list[Pixels]) -> No
     assert set(OFFERED).isdisjoint(ABSENT)
     assert set(OFFERED) | set(ABSENT) == set(METRICS)
     assert all(name in ABSENT for name in REWARDS)
-    with pytest.raises(UserError, match="niqe is absent: valid from 192 px, these images have 64 px"):
+    with pytest.raises(UserError, match=f"niqe is absent: valid from 192 px, these images have {SIZE} px"):
         compute.score(["psnr", "niqe"], faces, faces)
     with pytest.raises(UserError, match="unknown metric `mad`"):
         compute.available(["mad"], 512)
