@@ -58,7 +58,7 @@ def compare(scores: pd.DataFrame, comparison: Comparison, resamples: int, seed: 
     """{metric: {delta, ci95, p, p_holm, better, worse, relative, n}} of two models on the same faces.
 
     delta is model − baseline; `better` (`worse`): the interval excludes zero on the good (bad) side; p is Wilcoxon's,
-    p_holm corrected over this comparison's metrics; relative is delta / mean of the baseline.
+    p_holm corrected over this comparison's metrics; relative is delta / |mean of the baseline|.
     Raises ValueError where the two models were not scored on the same faces.
     """
     one = scores[scores["model"] == comparison.model].set_index("face_id").sort_index()
@@ -80,7 +80,7 @@ def compare(scores: pd.DataFrame, comparison: Comparison, resamples: int, seed: 
             "p": wilcoxon_p(delta),
             "better": up if higher else down,
             "worse": down if higher else up,
-            "relative": mean / float(two[metric].mean()) if two[metric].mean() else 0.0,
+            "relative": mean / abs(float(two[metric].mean())) if two[metric].mean() else 0.0,
             "n": len(delta),
         }
     for entry, adjusted in zip(result.values(), holm([entry["p"] for entry in result.values()]), strict=True):
