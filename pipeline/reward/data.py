@@ -120,7 +120,7 @@ def with_round_images(
                     raise UserError(
                         f"{one.folder}: no pair {pair_id}, though data/votes has votes on it there"
                     ) from None
-                captions.append(candidates.captions[located.at[index, side]])
+                captions.append(candidates.captions[int(str(located.at[index, side]))])
                 located.at[index, side] = len(candidates.images) + len(seen)
                 seen.append(resize(image, candidates.images.shape[1]))
     if not seen:

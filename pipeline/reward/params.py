@@ -39,6 +39,16 @@ class RewardParams(Params):
     lr: float = Field(gt=0)
 
 
+class DamageParams(Params):
+    """Pairs "intact before damaged": ranges [weakest, strongest] that two strengths are drawn from."""
+
+    weight: float = Field(ge=0)  # of such a pair; 0: none
+    blur: tuple[float, float]  # sigma in px of a 64 px face
+    noise: tuple[float, float]  # sigma of 255
+    jpeg: tuple[float, float]  # 100 − quality
+    oversharpen: tuple[float, float]  # amount of unsharp masking
+
+
 class TrainingParams(Params):
     """How both models are trained."""
 
@@ -48,6 +58,7 @@ class TrainingParams(Params):
     weight_decay: float = Field(ge=0)  # none on biases, norms and other 1-D parameters
     max_grad_norm: float = Field(gt=0)
     hq_pairs: float = Field(ge=0)  # weight of added pairs "HQ before candidate", one for each candidate; 0: none
+    damage: DamageParams
     flip: bool  # mirror half of the images
     shift: int = Field(ge=0)  # px by which images are moved at random, edges repeated
     gradient_checkpointing: bool

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from pipeline.images import to_tensor
 from pipeline.params import UserError
+from pipeline.reward.damage import with_damage
 from pipeline.reward.data import Candidates, augment, batches, decided, hq_pairs
 from pipeline.reward.loss import preference_loss
 from pipeline.reward.model import FaceRewardModel
@@ -104,8 +105,13 @@ def train(
     for name, some in (("fit", fit), ("select", select)):
         if some.empty:
             raise UserError(f"frm: no labelled `{name}` pairs of two restorer outputs; label more or add faces")
+    known, faces = fit, set(fit.face_id)
     if training.hq_pairs:
-        fit = pd.concat([fit, hq_pairs(candidates, set(fit.face_id), training.hq_pairs)], ignore_index=True)
+        known = pd.concat([known, hq_pairs(candidates, faces, training.hq_pairs)], ignore_index=True)
+    if training.damage.weight:
+        candidates, damaged = with_damage(candidates, faces, training.damage, seed)
+        known = pd.concat([known, damaged], ignore_index=True)
+    fit = known
     mixed = "bf16" if training.precision == "bf16" else "no"
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
     model = build(params, default_caption, seed)

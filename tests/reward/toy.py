@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from pipeline import tables
 from pipeline.images import Pixels, encode_png
-from pipeline.reward.params import Architecture, RewardParams, TrainingParams
+from pipeline.reward.params import Architecture, DamageParams, RewardParams, TrainingParams
 
 SIZE = 32
 RESTORERS = ("hq", "sharper", "softer", "smooth")
@@ -37,6 +37,11 @@ def reward_params(**changes: Any) -> RewardParams:
     return RewardParams(**(values | changes))
 
 
+def damage_params(**changes: Any) -> DamageParams:
+    values: dict[str, Any] = {"blur": (0.5, 2.0), "noise": (5.0, 40.0), "jpeg": (20.0, 80.0), "oversharpen": (1.0, 4.0)}
+    return DamageParams(**(values | {"weight": 0.5} | changes))
+
+
 def training_params(**changes: Any) -> TrainingParams:
     values: dict[str, Any] = {
         "batch_size": 8,
@@ -45,6 +50,7 @@ def training_params(**changes: Any) -> TrainingParams:
         "weight_decay": 0.1,
         "max_grad_norm": 1.0,
         "hq_pairs": 0.5,
+        "damage": damage_params(weight=0.0),
         "flip": True,
         "shift": 1,
         "gradient_checkpointing": False,
