@@ -39,7 +39,7 @@ def one_by_one(model: Any, blind: bool, images: list[Pixels], references: list[P
     """pyiqa's own loop: each image alone."""
     values = []
     for image, reference in zip(images, references, strict=True):
-        pair = [torch.from_numpy(one).permute(2, 0, 1)[None].float() / 255 for one in (image, reference)]
+        pair = [torch.from_numpy(one.copy()).permute(2, 0, 1)[None].float() / 255 for one in (image, reference)]
         values.append(float(model(pair[0]) if blind else model(*pair)))
     return np.array(values)
 
