@@ -126,7 +126,7 @@ def test_a_second_run_does_nothing(project: Path) -> None:
         ("refl.diffbir.learning_rate", 0.003, {f"refl@diffbir-{variant}" for variant in VARIANTS}),
         ("benchmark.resamples", 123, {"benchmark"}),
         ("report.first_faces", 3, set()),
-        ("runtime.num_workers", 1, None),
+        ("runtime.num_workers", 3, None),
     ],
 )
 def test_a_param_concerns_the_stages_that_read_it_only(
