@@ -11,9 +11,11 @@ import pandas as pd
 import typer
 
 from pipeline import tables
-from pipeline.annotation.annotators import criteria, simulate, utilities
+from pipeline.annotation.annotators import criteria, liking, simulate
 from pipeline.annotation.labels import HUMAN_VOTES, LabelsParams, combine, read_human, records, standing_votes
 from pipeline.annotation.pairs import with_facts
+from pipeline.annotation.rounds import ROUNDS_FOLDER
+from pipeline.annotation.shown import as_shown
 from pipeline.annotation.svm import SvmParams
 from pipeline.annotation.svm_report import annotation_rows, assess
 from pipeline.metrics.catalogue import METRICS as CATALOGUE
@@ -33,7 +35,7 @@ def simulated_votes(pairs: pd.DataFrame, facts: pd.DataFrame, params: LabelsPara
     facts = facts.set_index("candidate_id").loc[list(images)]
     references = [originals[face_id] for face_id in facts["face_id"]]
     judged = criteria(list(images.values()), references, params.regions, params.scales).set_index(facts.index)
-    votes = simulate(pairs, utilities(judged, facts, params.annotators), params.annotators, params.votes, seed)
+    votes = simulate(pairs, liking(judged, facts, params.annotators), params.annotators, params.votes, seed)
     return pd.DataFrame(votes, columns=list(tables.VOTES.columns))
 
 
@@ -42,9 +44,12 @@ def main() -> None:
     params, svm_params, seed = load("labels", LabelsParams), load("svm", SvmParams), value("seed")
     facts = tables.read_frame(tables.CANDIDATES, CANDIDATES, ["candidate_id", "face_id", "restorer", "anchor"])
     pairs = with_facts(tables.read_frame(tables.PAIRS, PAIRS), facts)
-    features = tables.read_frame(tables.FEATURES, FEATURES).set_index("candidate_id").drop(columns="feature_set")
-    human, counts, problems = standing_votes(read_human(HUMAN_VOTES), pairs["pair_id"])
-    for problem in problems:
+    events = read_human(HUMAN_VOTES)
+    features = tables.read_frame(tables.FEATURES, FEATURES).set_index("candidate_id")
+    asked = events.iloc[:0] if params.source == "simulated" else events
+    shown, features, problems = as_shown(pairs, features, asked, ROUNDS_FOLDER)
+    human, counts, more_problems = standing_votes(events, shown["pair_id"])
+    for problem in problems + more_problems:
         print(f"warning: {HUMAN_VOTES}: {problem}", file=sys.stderr)
     simulated = human.iloc[:0] if params.source == "human" else simulated_votes(pairs, facts, params, seed)
     votes = combine(params.source, simulated, human)
@@ -52,8 +57,8 @@ def main() -> None:
     taught = votes[~votes["annotator"].isin(params.panel("second"))]  # who teaches only the held-out reward
     with_reference = value("features.reference")
     needs_hq = [name for name in features.columns if name in CATALOGUE and CATALOGUE[name].needs == "reference"]
-    evidence = assess(features, needs_hq, with_reference, pairs, taught, params.prior_votes, svm_params, seed)
-    rows = annotation_rows(evidence.svm, features, pairs, evidence.labels)
+    evidence = assess(features, needs_hq, with_reference, shown, taught, params.prior_votes, svm_params, seed)
+    rows = annotation_rows(evidence.svm, features, shown[shown["pair_id"].isin(pairs["pair_id"])], evidence.labels)
 
     tables.write(tables.VOTES, VOTES, records(votes))
     tables.write(tables.ANNOTATIONS, ANNOTATIONS, rows)

@@ -7,6 +7,8 @@ in fixed boxes of the aligned face, colour, grain and overshoot; never landmarks
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -22,7 +24,7 @@ from pipeline.runtime import rng, stable_hash
 CRITERIA = ("eye_gradients", "mouth_gradients", "skin_gradients", "chroma_likeness", "clean_grain", "no_overshoot")
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-_GRADIENT_FLOOR = 0.0026  # squared gradient (intensities in [0, 1]) below which structure doesn't count: as in GMSD
+_GRADIENT_FLOOR = (5 / 255) ** 2  # squared: a gradient well below 5 grey levels a pixel is no structure
 _GRAIN_FLOOR = 1 / 255  # one grey level: less grain than that can't be seen
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -40,8 +42,8 @@ class Regions(Params):
 class Annotator(Params):
     """One simulated annotator.
 
-    Utilities have a unit of their own: 1 is the standard deviation of this annotator's difference between two
-    restorations of one face, 0 the average restoration. So the settings mean the same for other faces and restorers.
+    Utilities have a unit of their own: 1 is this annotator's median difference between two restorations of one face. So
+    the settings mean the same for other faces and restorers.
     """
 
     name: str = Field(min_length=1)
@@ -50,7 +52,7 @@ class Annotator(Params):
     temperature: float = Field(ge=0)  # of the logistic noise on every choice
     tie_margin: float = Field(ge=0)  # a smaller difference is a tie
     left_bias: float  # in favour of the image displayed on the left
-    both_bad_below: float  # two candidates below this are both bad
+    both_bad_below: float  # two candidates below this are both bad; standard deviations over all restorations
 
     @field_validator("weights")
     @classmethod
@@ -135,22 +137,44 @@ def _inside(values: NDArray[np.float64], boxes: list[Box]) -> NDArray[np.float64
     return values[:, mask].mean(axis=1)
 
 
-def utilities(judged: pd.DataFrame, facts: pd.DataFrame, annotators: Sequence[Annotator]) -> pd.DataFrame:
-    """How much each annotator likes each candidate, in the annotator's unit: [candidate_id × annotator name].
+@dataclass(frozen=True)
+class Liking:
+    """How much annotators like candidates, each in the annotator's own unit."""
 
-    `judged`: criteria by candidate_id; `facts`: face_id and anchor by candidate_id. Criteria are standardised and units
-    set on restorations alone, so that anchors don't move them.
+    utility: pd.DataFrame  # [candidate_id × annotator name], 0: the average restoration
+    spread: dict[str, float]  # standard deviation over all restorations of all faces, by annotator
+
+
+def liking(judged: pd.DataFrame, facts: pd.DataFrame, annotators: Sequence[Annotator]) -> Liking:
+    """Weigh the criteria as each annotator does.
+
+    `judged`: criteria by candidate_id; `facts`: face_id and anchor by candidate_id. A criterion counts in units of its
+    mean absolute difference between two restorations of one face, a utility in units of its median one: neither the
+    variety of faces, nor one outstanding restorer, nor anchors change what a weight or a margin means.
     """
     restorations = facts.index[~facts["anchor"].astype(bool)]
-    spread = judged.loc[restorations].std(ddof=0)
-    standard = (judged - judged.loc[restorations].mean()) / spread.where(spread > 0, 1.0)
-    found = {}
+    first, second = _within_faces(facts.loc[restorations, "face_id"])
+    values = judged - judged.loc[restorations].mean()
+
+    def differences(frame: pd.DataFrame | pd.Series) -> NDArray[np.float64]:
+        return np.abs(frame.loc[first].to_numpy() - frame.loc[second].to_numpy())
+
+    typical = differences(values).mean(axis=0)
+    standard = values.to_numpy() / np.where(typical > 0, typical, 1.0)
+    utility, spread = {}, {}
     for annotator in annotators:
         weights = np.array([annotator.weights.get(name, 0.0) for name in CRITERIA])
-        liking = pd.Series(standard.to_numpy() @ (weights / weights.sum()), index=standard.index)
-        within = liking.loc[restorations].groupby(facts.loc[restorations, "face_id"]).var(ddof=1).mean()
-        found[annotator.name] = liking / (np.sqrt(2 * within) if within > 0 else 1.0)
-    return pd.DataFrame(found)
+        raw = pd.Series(standard @ weights, index=values.index)
+        unit = float(np.median(differences(raw)))
+        utility[annotator.name] = raw / (unit if unit > 0 else 1.0)
+        spread[annotator.name] = float(utility[annotator.name].loc[restorations].std(ddof=0))
+    return Liking(pd.DataFrame(utility), spread)
+
+
+def _within_faces(faces: pd.Series) -> tuple[list[Any], list[Any]]:
+    """Every two candidates of one face, from the face of each candidate."""
+    pairs = [pair for _, members in faces.groupby(faces) for pair in combinations(members.index, 2)]
+    return [one for one, _ in pairs], [other for _, other in pairs]
 
 
 def assign(
@@ -180,10 +204,12 @@ def assign(
     return found
 
 
-def choose(u_a: float, u_b: float, left: str, annotator: Annotator, generator: np.random.Generator) -> str:
-    """One vote: a, b, tie or both_bad."""
+def choose(
+    u_a: float, u_b: float, spread: float, left: str, annotator: Annotator, generator: np.random.Generator
+) -> str:
+    """One vote (a, b, tie or both_bad) on utilities u_a and u_b, of standard deviation `spread` over all restorations."""
     noise = annotator.temperature * float(generator.logistic())
-    if max(u_a, u_b) < annotator.both_bad_below:
+    if max(u_a, u_b) < annotator.both_bad_below * spread:
         return "both_bad"
     difference = u_a - u_b + noise + (annotator.left_bias if left == "a" else -annotator.left_bias)
     if abs(difference) < annotator.tie_margin:
@@ -193,7 +219,7 @@ def choose(u_a: float, u_b: float, left: str, annotator: Annotator, generator: n
 
 def simulate(
     pairs: pd.DataFrame,
-    liking: pd.DataFrame,
+    liked: Liking,
     annotators: Sequence[Annotator],
     params: VotesParams,
     seed: int,
@@ -201,7 +227,7 @@ def simulate(
     """Rows of `tables.VOTES`; each vote's noise and sides are seeded by seed, annotator and pair."""
     by_name = {annotator.name: annotator for annotator in annotators}
     sides = dict(zip(pairs["pair_id"], zip(pairs["candidate_a"], pairs["candidate_b"], strict=True), strict=True))
-    utility = {name: dict(zip(liking.index, liking[name], strict=True)) for name in by_name}
+    utility = {name: liked.utility[name].to_dict() for name in by_name}
     votes = []
     for pair_id, name in assign(pairs, annotators, params, seed):
         generator = rng(seed, "vote", name, pair_id)
@@ -214,7 +240,7 @@ def simulate(
                 "pair_id": pair_id,
                 "annotator": name,
                 "annotator_kind": "simulated",
-                "winner": choose(u_a, u_b, left, by_name[name], generator),
+                "winner": choose(u_a, u_b, liked.spread[name], left, by_name[name], generator),
                 "displayed_left": left,
                 "shown_reference": True,
                 "response_ms": 0,

@@ -56,17 +56,19 @@ class Trained:
 def train_svm(features: pd.DataFrame, pairs: pd.DataFrame, labels: pd.DataFrame, params: SvmParams) -> Trained:
     """Train on the judged fit pairs (repeats left out).
 
-    `features` by candidate_id; `pairs` with split, face_id, why and both candidates; `labels` as `labels.aggregate`
-    makes them. The linear kernel is kept unless RBF's nested accuracy is better by more than one standard error.
+    `pairs` as `shown.as_shown` makes them, with the rows of `features` that belong to them; `labels` as
+    `labels.aggregate` does. The linear kernel is kept unless RBF's nested accuracy is better by more than one standard
+    error.
     Raises UserError when too few faces have decided pairs, and for a pair whose candidate has no features.
     """
-    judged = pairs[pairs["split"].eq("fit") & pairs["why"].ne("repeat")].merge(labels, on="pair_id")
-    fit_candidates = pairs.loc[pairs["split"].eq("fit"), ["candidate_a", "candidate_b"]].to_numpy().ravel()
+    fit = pairs[pairs["split"].eq("fit") & pairs["why"].ne("repeat") & pairs["usable"]]
+    judged = fit.merge(labels, on="pair_id")
+    fit_candidates = fit[["features_a", "features_b"]].to_numpy().ravel()
     known = rows_of(features, pd.Series(np.unique(fit_candidates)))
     standardiser = Standardiser.fit(known)
     won = judged[judged["winner"].isin(["a", "b"])].sort_values("pair_id")
     data = LabelledPairs(
-        standardiser(rows_of(features, won["candidate_a"])) - standardiser(rows_of(features, won["candidate_b"])),
+        standardiser(rows_of(features, won["features_a"])) - standardiser(rows_of(features, won["features_b"])),
         won["winner"].eq("a").to_numpy(bool),
         won["confidence"].to_numpy(np.float64),
         won["face_id"].to_numpy(str),
@@ -92,12 +94,13 @@ def rows_of(features: pd.DataFrame, candidates: pd.Series) -> pd.DataFrame:
 
 def predict(svm: PairSVM, features: pd.DataFrame, pairs: pd.DataFrame) -> Array:
     """P(a before b) for rows of `pairs`."""
-    return svm.p_a(rows_of(features, pairs["candidate_a"]), rows_of(features, pairs["candidate_b"]))
+    return svm.p_a(rows_of(features, pairs["features_a"]), rows_of(features, pairs["features_b"]))
 
 
 def held_out(pairs: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
-    """The select pairs that measure the SVM: two restorations, no repeat, a majority of the votes for one."""
-    plain = pairs[pairs["split"].eq("select") & ~pairs["anchored"].astype(bool) & pairs["why"].ne("repeat")]
+    """The select pairs that measure the SVM: two restorations, drawn at random, a majority of the votes for one."""
+    random = pairs["split"].eq("select") & pairs["why"].eq("random") & pairs["usable"]
+    plain = pairs[random & ~pairs["anchored"].astype(bool)]
     judged = plain.merge(labels, on="pair_id").sort_values("pair_id", ignore_index=True)
     return judged[judged["winner"].isin(["a", "b"])].reset_index(drop=True)
 
@@ -197,8 +200,8 @@ def importance(svm: PairSVM, features: pd.DataFrame, judged: pd.DataFrame, repea
     """
     if judged.empty:
         return pd.Series(dtype=np.float64)
-    x = svm.standardiser(rows_of(features, judged["candidate_a"]))
-    x = x - svm.standardiser(rows_of(features, judged["candidate_b"]))
+    x = svm.standardiser(rows_of(features, judged["features_a"]))
+    x = x - svm.standardiser(rows_of(features, judged["features_b"]))
     whole = _right(probability(svm.classifier, x), judged).mean()
     losses = {}
     for index, name in enumerate(svm.standardiser.columns):
@@ -272,11 +275,12 @@ def assess(
 def annotation_rows(
     svm: PairSVM, features: pd.DataFrame, pairs: pd.DataFrame, labels: pd.DataFrame
 ) -> list[dict[str, Any]]:
-    """Rows of `tables.ANNOTATIONS`: the votes' label where there is one, the SVM's elsewhere.
+    """Rows of `tables.ANNOTATIONS` for `pairs`: the votes' label where there is one, the SVM's elsewhere.
 
     The SVM's confidence is 2·max(p, 1 − p) − 1: 0 for a guess, 1 for certainty.
     """
-    judged = labels[["pair_id", "winner", "p_a", "source", "confidence"]].assign(abstained=False)
+    voted = labels[labels["pair_id"].isin(pairs["pair_id"])]
+    judged = voted[["pair_id", "winner", "p_a", "source", "confidence"]].assign(abstained=False)
     rest = pairs[~pairs["pair_id"].isin(labels["pair_id"])]
     p_a = predict(svm, features, rest)
     labelled = pd.DataFrame(

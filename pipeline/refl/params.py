@@ -51,6 +51,7 @@ class ReflParams(Params):
     accumulation: int = Field(ge=1)  # micro-batches of one optimiser step; every one counts
     learning_rate: float = Field(gt=0)
     warmup_steps: int = Field(ge=1)
+    schedule: Literal["constant", "cosine"]  # after warm-up; official: constant
     weight_decay: float = Field(ge=0)
     max_grad_norm: float = Field(gt=0)
     prompt_dropout: float = Field(ge=0, le=1)

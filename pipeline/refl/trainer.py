@@ -22,7 +22,7 @@ from pipeline.restorers.protocol import Restorer, RolloutSettings
 from pipeline.reward.loss import preference_loss
 from pipeline.reward.model import FaceRewardModel
 from pipeline.runtime import progress, torch_rng
-from pipeline.training import Checkpoint, Images, Stateful, Trained, adamw, batch_indices
+from pipeline.training import Checkpoint, Images, Stateful, Trained, adamw, batch_indices, warmup_cosine
 
 Curve = list[dict[str, float]]
 
@@ -63,6 +63,12 @@ class ReFL:
         self.cache = PerFace(params.cache_mb)
         rollout = params.rollout
         self.rollout = RolloutSettings(rollout.steps, rollout.gradient_window, rollout.eta)
+
+    def rate(self, step: int) -> float:
+        """Factor of the learning rate: linear warm-up, then constant (official) or half a cosine to zero."""
+        if self.params.schedule == "constant":
+            return min(1.0, (step + 1) / self.params.warmup_steps)
+        return warmup_cosine(step, self.params.warmup_steps, self.params.steps)
 
     def micro_batch(self, index: int) -> MicroBatch:
         """Micro-batch number `index` of the whole run: seeded rows, half of them mirrored, some with empty prompts."""
@@ -106,7 +112,7 @@ class ReFL:
         """
         params = self.params
         for group in self.optimizer.param_groups:
-            group["lr"] = params.learning_rate * min(1.0, (number + 1) / params.warmup_steps)
+            group["lr"] = params.learning_rate * self.rate(number)
         self.optimizer.zero_grad()
         rows = []
         for micro in range(params.accumulation):

@@ -22,6 +22,7 @@ def params(**changes: object) -> ReflParams:
         "accumulation": 1,
         "learning_rate": 1e-3,
         "warmup_steps": 1,
+        "schedule": "constant",
         "weight_decay": 0.0,
         "max_grad_norm": 1e9,
         "prompt_dropout": 0.5,

@@ -1,0 +1,178 @@
+"""Stages `pairs` and `label` on a small preference set: from candidates to labels, with simulated and human votes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+import yaml
+
+from pipeline import tables
+from pipeline.annotation.annotators import CRITERIA
+from pipeline.annotation.labels import HUMAN_VOTES, write_no_votes
+from pipeline.annotation.rounds import RoundPlan, make_round
+from pipeline.annotation.svm import PairSVM
+from stages import label
+from stages import pairs as pairs_stage
+from tests.annotation.preferences import ROOT, tables_of
+
+OUTPUTS = ("data/votes", "data/annotations", "data/svm", "metrics/svm.json", "plots")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project folder with everything that the stages read."""
+    folder = tmp_path_factory.mktemp("project")
+    faces, candidates, features = (frame.to_dict("records") for frame in tables_of(30))
+    lq = {"blur_kind": "iso", "blur_sigma_x": 1.0, "blur_sigma_y": 1.0, "blur_angle": 0.0, "scale": 2.0}
+    lq |= {"noise_sigma": 3.0, "jpeg_quality": 80, "seed": 0}
+    degraded = [{"face_id": face["face_id"], "image": face["image"]} | lq for face in faces]
+    tables.write(tables.FACES, folder / "data/faces", faces)
+    tables.write(tables.DEGRADED, folder / "data/degraded", degraded)
+    tables.write(tables.CANDIDATES, folder / "data/candidates", candidates)
+    tables.write(tables.FEATURES, folder / "data/features", features)
+    write_no_votes(folder / HUMAN_VOTES)
+    return folder
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, for one test to change."""
+    for path in made.rglob("*"):
+        if path.is_file():
+            copy = tmp_path / path.relative_to(made)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    configure()
+    return tmp_path
+
+
+def configure(**labels: Any) -> None:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["labels"] |= labels
+    params["pairs"] |= {"repeats": 0.3}
+    params["svm"] |= {"outer_folds": 3, "inner_folds": 2, "c": [0.1], "gamma": [1.0], "resamples": 200}
+    params["runtime"] |= {"progress": False, "num_workers": 1}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+
+
+def run() -> dict[str, Any]:
+    pairs_stage.main()
+    label.main()
+    return json.loads(Path("metrics/svm.json").read_text())
+
+
+def contents() -> dict[str, bytes]:
+    files = [file for name in OUTPUTS for file in [Path(name), *Path(name).rglob("*")] if file.is_file()]
+    return {str(file): file.read_bytes() for file in files}
+
+
+def test_from_candidates_to_labels_twice_with_the_same_bytes(project: Path) -> None:
+    metrics = run()
+    pairs, votes, labels = (
+        tables.read_frame(table, f"data/{table.name}") for table in (tables.PAIRS, tables.VOTES, tables.ANNOTATIONS)
+    )
+    assert set(labels["pair_id"]) == set(pairs["pair_id"])
+    assert set(labels["source"]) == {"simulated", "svm"}
+    assert set(votes["annotator_kind"]) == {"simulated"}
+    tested = pairs.loc[pairs["split"].isin(["select", "frm_test"]), "pair_id"]
+    assert votes[votes["pair_id"].isin(tested)].groupby("pair_id")["annotator"].nunique().min() >= 3
+    # the second panel's votes are there, and make no label
+    second = votes["annotator"].isin(["sim-6", "sim-7", "sim-8"])
+    assert second.any()
+    main = set(votes.loc[~second, "pair_id"])
+    assert set(labels.loc[labels["source"].eq("simulated"), "pair_id"]) == main
+    assert metrics["labels"] == "simulated"
+    assert {"accuracy", "coverage", "ci95", "n", "kernel", "annotator_agreement"} <= metrics.keys()
+    assert metrics["with_reference_features"]["features"] == 3
+    svm = PairSVM.load(Path("data/svm/svm.skops"))
+    assert svm.standardiser.columns == ("entropy", "sharpness")  # psnr needs the HQ
+    assert not set(CRITERIA) & set(svm.standardiser.columns)
+    assert Path("data/svm/card.md").read_text().startswith("# Pair-labelling SVM")
+    assert pd.read_csv("plots/svm_coverage.csv")["coverage"].iloc[-1] == 1.0
+    assert {"predicted", "observed", "n"} == set(pd.read_csv("plots/svm_calibration.csv").columns)
+    first = contents()
+    run()
+    assert contents() == first
+
+
+def vote_on(pairs: pd.DataFrame, winner: str, **more: Any) -> list[dict[str, Any]]:
+    common = {"annotator": "ann", "annotator_kind": "human", "winner": winner, "displayed_left": "a"}
+    common |= {"shown_reference": False, "response_ms": 800, "round": 1, "at": "2026-01-01T10:00:00Z", "undone_by": ""}
+    common |= {"round_id": ""} | more
+    return [common | {"event_id": f"e-{pair_id}", "pair_id": pair_id} for pair_id in pairs["pair_id"]]
+
+
+def save_votes(rows: list[dict[str, Any]]) -> None:
+    tables.write_file(pa.Table.from_pylist(rows, schema=tables.VOTES.schema()), HUMAN_VOTES)
+
+
+def test_human_votes_replace_and_unknown_ones_are_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs_stage.main()
+    pairs = tables.read_frame(tables.PAIRS, "data/pairs")
+    mine = pairs[pairs["split"].eq("fit") & pairs["why"].eq("random")].iloc[:40]
+    rows = vote_on(mine, "b")
+    save_votes([*rows, rows[0], rows[1] | {"event_id": "lost", "pair_id": "no such pair"}])
+    configure(source="both")
+    metrics = run()
+    error = capsys.readouterr().err
+    assert "1 events are there twice, counted once" in error
+    assert "1 votes are on 1 unknown pairs, not used (no such pair)" in error
+    assert metrics["human_votes"]["standing"] == 40
+    assert metrics["human_votes"]["unknown_pairs"] == 1
+    labels = tables.read_frame(tables.ANNOTATIONS, "data/annotations").set_index("pair_id")
+    assert set(labels.loc[mine["pair_id"], "source"]) == {"human"}
+    assert set(labels.loc[mine["pair_id"], "winner"]) == {"b"}
+    assert set(labels["source"]) == {"human", "simulated", "svm"}
+    configure(source="human")
+    run()
+    labels = tables.read_frame(tables.ANNOTATIONS, "data/annotations").set_index("pair_id")
+    assert set(labels["source"]) == {"human", "svm"}
+    assert set(tables.read_frame(tables.VOTES, "data/votes")["annotator_kind"]) == {"human"}
+
+
+def test_no_human_vote_is_one_clear_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configure(source="human")
+    with pytest.raises(SystemExit) as stopped:
+        run()
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "labels.source is `human`, but annotations/human.parquet holds no vote" in error
+    assert not Path("data/annotations").exists()
+
+
+def test_votes_teach_from_their_rounds_features(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs_stage.main()
+    plan = {"seed": 0, "pairs": 60, "random": 1.0, "gold": 0.0, "repeats": 0.1, "overlap": 0.0, "annotators": 1}
+    one = make_round(RoundPlan.model_validate(plan | {"evaluation": False}))
+    asked = one.frame()
+    repeats = asked["why"].eq("repeat")
+    rows = vote_on(asked[~repeats], "a", round_id=one.round_id) + vote_on(asked[repeats], "b", round_id=one.round_id)
+    save_votes(rows)
+    configure(source="human")
+    before = run()
+    assert before["human_votes"]["standing"] == len(asked)
+    assert before["annotator_agreement"]["repeats"] == {"agreement": 1.0, "n": int(repeats.sum())}
+    learnt = PairSVM.load(Path("data/svm/svm.skops"))
+
+    # the same candidates are made again, otherwise: what was judged is still what is learnt from
+    features = tables.read_frame(tables.FEATURES, "data/features")
+    changed = features.assign(sharpness=features["sharpness"].sample(frac=1, random_state=0).to_numpy())
+    tables.write(tables.FEATURES, "data/features", changed.to_dict("records"))
+    after = run()
+    assert after["pairs_before_mirroring"] == before["pairs_before_mirroring"]
+    assert PairSVM.load(Path("data/svm/svm.skops")).standardiser.columns == learnt.standardiser.columns
+    assert after["out_of_fold"]["accuracy"] == pytest.approx(before["out_of_fold"]["accuracy"], abs=0.05)
+
+    tables.write(tables.FEATURES, "data/features", changed.assign(feature_set="newer").to_dict("records"))
+    with pytest.raises(SystemExit):
+        run()
+    error = capsys.readouterr().err
+    assert f"round {one.round_id}: {len(asked)} judged pairs have features of another set" in error
+    assert "fewer than" in error
