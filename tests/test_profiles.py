@@ -101,7 +101,8 @@ def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(clone: Path
     assert (run / "faces").resolve() == faces.resolve()
     assert not (run / "dvc.lock").exists()  # the default profile's results are not this run's
     cache = [
-        subprocess.run(["dvc", "cache", "dir"], cwd=at, capture_output=True, text=True).stdout for at in (clone, run)
+        subprocess.run([f"{sys.prefix}/bin/dvc", "cache", "dir"], cwd=at, capture_output=True, text=True).stdout
+        for at in (clone, run)
     ]
     assert Path(cache[0].strip()).resolve() == Path(cache[1].strip()).resolve()
 
