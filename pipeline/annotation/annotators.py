@@ -207,7 +207,7 @@ def assign(
 def choose(
     u_a: float, u_b: float, spread: float, left: str, annotator: Annotator, generator: np.random.Generator
 ) -> str:
-    """One vote (a, b, tie or both_bad) on utilities u_a and u_b, of standard deviation `spread` over all restorations."""
+    """One vote: a, b, tie or both_bad. `spread`: standard deviation of utilities over all restorations."""
     noise = annotator.temperature * float(generator.logistic())
     if max(u_a, u_b) < annotator.both_bad_below * spread:
         return "both_bad"

@@ -26,7 +26,7 @@ def as_shown(
     current = set(features["feature_set"])
     values = features.drop(columns="feature_set")
     pairs = pairs.assign(features_a=pairs["candidate_a"], features_b=pairs["candidate_b"], usable=True)
-    problems = []
+    problems: list[str] = []
     rows = [_asked(round_id, events, set(pairs["pair_id"]), rounds) for round_id in _rounds_of(events)]
     if not rows:
         return pairs, values, problems

@@ -24,7 +24,6 @@ from pipeline.params import UserError
 from pipeline.restorers.autoencoder import PixelUnshuffleAutoencoder
 from pipeline.restorers.schedule import sd21_scheduler, split_prediction
 
-
 # their bars for files that load in milliseconds hide ours
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()

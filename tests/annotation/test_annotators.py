@@ -20,8 +20,8 @@ from pipeline.annotation.annotators import (
     assign,
     choose,
     criteria,
-    simulate,
     liking,
+    simulate,
 )
 from pipeline.annotation.pairs import make_pairs, with_facts
 from pipeline.images import decode
