@@ -50,7 +50,7 @@ def main(
         curve = train(ReFL(model, frm, params, VARIANTS[variant], faces, seed, accelerator), watch, scratch, name)
     model.save(Path("data/refl") / restorer / variant)
     write_text(Path(f"plots/refl/{name}.csv"), pd.DataFrame(curve).to_csv(index=False, float_format="%.6g"))
-    best = min((row for row in curve if "val_lmd_68" in row), key=lambda row: row["val_lmd_68"])
+    best = min((row for row in curve[1:] if "val_lmd_68" in row), key=lambda row: row["val_lmd_68"])
     write_json(Path(f"metrics/refl/{name}.json"), {"first": curve[0], "last": curve[-1], "kept": best})
 
 

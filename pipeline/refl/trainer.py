@@ -185,9 +185,8 @@ def train(refl: ReFL, watch: Callable[[Restorer], dict[str, float]], scratch: Pa
     checkpoint = Checkpoint(scratch / f"{name.replace('/', '-')}.pt", objects)
     state = checkpoint.load()
     if state is None:
-        first = {"step": 0.0, **watch(refl.restorer)}
-        best.offer(first["val_lmd_68"], 0, weights)
-        state = {"step": 0, "curve": [first], "rows": []}
+        # the untrained start is shown but not offered: what a run keeps is a trained model, the base stands beside it
+        state = {"step": 0, "curve": [{"step": 0.0, **watch(refl.restorer)}], "rows": []}
     curve, rows = state["curve"], state["rows"]
     bar = progress(range(state["step"], params.steps), name, total=params.steps)
     bar.update(state["step"])
