@@ -68,8 +68,9 @@ profile: venv
 	fi
 
 # Two processes; a file's tests stay together, so that the whole-DAG test runs its DAG once.
+# One thread each: two processes of two threads on two cores wait for each other at every barrier.
 test: venv
-	pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile
 
 lint: venv
 	ruff check .
