@@ -153,13 +153,19 @@ def test_votes_teach_from_their_rounds_features(project: Path, capsys: pytest.Ca
     one = make_round(RoundPlan.model_validate(plan | {"evaluation": False}))
     asked = one.frame()
     repeats = asked["why"].eq("repeat")
-    rows = vote_on(asked[~repeats], "a", round_id=one.round_id) + vote_on(asked[repeats], "b", round_id=one.round_id)
+    damage = tables.read_frame(tables.FEATURES, "data/features").set_index("candidate_id")["sharpness"]
+    a_is_better = (damage[asked["candidate_a"]].to_numpy() < damage[asked["candidate_b"]].to_numpy()).astype(bool)
+    rows = [
+        row
+        for winner, wanted in (("a", a_is_better), ("b", ~a_is_better))
+        for row in vote_on(asked[wanted], winner, round_id=one.round_id)
+    ]
     save_votes(rows)
     configure(source="human")
     before = run()
     assert before["human_votes"]["standing"] == len(asked)
     assert before["annotator_agreement"]["repeats"] == {"agreement": 1.0, "n": int(repeats.sum())}
-    learnt = PairSVM.load(Path("data/svm/svm.skops"))
+    assert before["out_of_fold"]["accuracy"] > 0.8
 
     # the same candidates are made again, otherwise: what was judged is still what is learnt from
     features = tables.read_frame(tables.FEATURES, "data/features")
@@ -167,8 +173,7 @@ def test_votes_teach_from_their_rounds_features(project: Path, capsys: pytest.Ca
     tables.write(tables.FEATURES, "data/features", changed.to_dict("records"))
     after = run()
     assert after["pairs_before_mirroring"] == before["pairs_before_mirroring"]
-    assert PairSVM.load(Path("data/svm/svm.skops")).standardiser.columns == learnt.standardiser.columns
-    assert after["out_of_fold"]["accuracy"] == pytest.approx(before["out_of_fold"]["accuracy"], abs=0.05)
+    assert after["out_of_fold"]["accuracy"] > 0.8
 
     tables.write(tables.FEATURES, "data/features", changed.assign(feature_set="newer").to_dict("records"))
     with pytest.raises(SystemExit):
