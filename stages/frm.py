@@ -38,7 +38,8 @@ def main() -> None:
     )
     measured = head[head.usable]  # rounds may hold features of another set
     names = columns(map(str, known.features))
-    alone = single_features(known.features, sorted(known.features), decided(fit[fit.usable]), measured)
+    every = sorted(name for some in names.values() for name in some)
+    alone = single_features(known.features, every, decided(fit[fit.usable]), measured)
     others = {
         "best_blind_feature": best_single_feature(alone, names["blind"]),
         "single_features": {needs: {name: alone[name] for name in some} for needs, some in names.items()},
