@@ -9,13 +9,12 @@ from typing import Any
 import pandas as pd
 import typer
 
-from pipeline import tables
 from pipeline.annotation.rounds import ROUNDS_FOLDER
 from pipeline.annotation.svm import PairSVM
 from pipeline.features import columns
 from pipeline.params import load, value
 from pipeline.reward.data import decided, load_preferences
-from pipeline.reward.evaluate import best_single_feature, judge, svm_accuracy, unanimous, voted
+from pipeline.reward.evaluate import best_single_feature, judge, single_features, svm_accuracy, unanimous, voted
 from pipeline.reward.model import check_official
 from pipeline.reward.params import FrmParams
 from pipeline.reward.robustness import robustness
@@ -23,7 +22,7 @@ from pipeline.reward.train import reward_differences, train
 from pipeline.runtime import device, fingerprint, stage, write_json, write_text
 
 DATA, MODELS = Path("data"), Path("data/frm")
-FEATURES, SVM = Path("data/features"), Path("data/svm/svm.skops")
+SVM = Path("data/svm/svm.skops")
 SUMMARY, PLOTS = Path("metrics/frm.json"), Path("plots")
 SCRATCH, CODE = Path(".scratch/frm"), Path("pipeline/reward")
 
@@ -37,10 +36,14 @@ def main() -> None:
         voted(known.pairs[known.pairs.split == "fit"], known.votes),
         unanimous(test, params.evaluation.min_annotators),
     )
-    features = tables.read_frame(tables.FEATURES, FEATURES).set_index("candidate_id")
+    measured = head[head.usable]  # rounds may hold features of another set
+    names = columns(map(str, known.features))
+    every = sorted(name for some in names.values() for name in some)
+    alone = single_features(known.features, every, decided(fit[fit.usable]), measured)
     others = {
-        "best_blind_feature": best_single_feature(features, columns(map(str, features))["blind"], decided(fit), head),
-        "svm": svm_accuracy(PairSVM.load(SVM), features, head),
+        "best_blind_feature": best_single_feature(alone, names["blind"]),
+        "single_features": {needs: {name: alone[name] for name in some} for needs, some in names.items()},
+        "svm": svm_accuracy(PairSVM.load(SVM), known.features, measured),
     }
     hq = known.candidates.frame[known.candidates.frame.face_id.isin(test.face_id)].query("restorer == 'hq'")
     models = {"reward": params.reward, "heldout": params.heldout}

@@ -34,7 +34,7 @@ class RewardParams(Params):
     unlocked_image_groups: int | None = Field(ge=0)  # last groups of the image tower that train; null: all
     unlocked_text_layers: int | None = Field(ge=0)  # last layers of the text tower that train; null: all
     seed: int  # of initialisation, order and augmentation, with the global seed
-    annotators: list[str] | None  # simulated annotators whose votes it learns from; null: all. People always count
+    annotators: list[str] | None  # people or simulated annotators whose votes it learns from; null: data/annotations
     svm_labels: bool  # learn from the SVM's labels as well
     lr: float = Field(gt=0)
 
