@@ -28,6 +28,7 @@ COMMANDS = {  # what people use outside the DAG: module, attribute, help
     "benchmark": ("pipeline.evaluation.commands", "compare", "Compare folders of restored faces, with intervals."),
     "annotate": ("pipeline.annotation.commands", "annotate", "Open the page on which people judge pairs."),
     "labels": ("pipeline.annotation.commands", "labels_app", "Rounds of pairs for people to judge, and their votes."),
+    "weights": ("pipeline.restorers.commands", "weights_app", "Official weights in, trained weights out."),
 }
 
 app = typer.Typer(

@@ -70,7 +70,7 @@ def osediff_loss(restorer: OSEDiff, images: Images, size: int, prompt_dropout: f
         denoiser = restorer.denoiser
         hq, lq, prompts, rng = drawn_batch(images, size, step, prompt_dropout, denoiser.device, *seed)
         noise = torch.randn((size, *denoiser.latent_shape(hq)), generator=rng).to(denoiser.device)
-        x0 = restorer.x0(denoiser.encode_sample(lq, noise), restorer.encode_prompts(prompts))
+        x0 = restorer.x0(restorer.encode_sample(lq, noise), restorer.encode_prompts(prompts))
         return (x0 - denoiser.encode(hq)).square().mean()
 
     return loss

@@ -37,8 +37,8 @@ def train_diffbir(
     """
     require_split(train, "train", "base")
     torch.manual_seed(stable_seed(seed, "base", "diffbir"))
-    configs = (params.unet.model_dump(), params.vae.model_dump(), params.text.model_dump())
-    denoiser = new_denoiser(*configs, params.prediction_type).to(device)
+    unet, vae, text = (one.model_dump() for one in (params.unet, params.vae, params.text) if one)  # source: train
+    denoiser = new_denoiser(unet, vae, text, params.prediction_type).to(device)
     controlnet = new_controlnet(denoiser).to(device)
     settings = params.diffbir
     restorer = DiffBIR(denoiser, controlnet, size, settings.steps, settings.eta, out / "denoiser")
@@ -111,7 +111,8 @@ def measure(out: Path, curve: Rows, val: Dataset, seed: int, device: torch.devic
             )
         ]
         metrics["val"][name] = figures(torch.cat(parts))
-        metrics["flattening"][name] = flattening([row for row in curve if row["restorer"] == name])
+        if rows := [row for row in curve if row["restorer"] == name and row["step"]]:  # imported: no step
+            metrics["flattening"][name] = flattening(rows)
     return metrics
 
 
