@@ -80,6 +80,7 @@ class EvaluationParams(Params):
 
     batch_size: int = Field(ge=1)  # images
     min_annotators: int = Field(ge=1)  # who must be unanimous for a pair to count in the headline
+    min_pairs: int = Field(ge=1)  # of the headline; with fewer, metrics and stage say that it is no evidence
     resamples: int = Field(ge=100)  # of the bootstrap, clustered by face
     margin_bins: int = Field(ge=2)
     calibration_bins: int = Field(ge=2)
