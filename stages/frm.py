@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,9 @@ SCRATCH, CODE = Path(".scratch/frm"), Path("pipeline/reward")
 def main() -> None:
     params, seed, prior_votes = load("frm", FrmParams), value("seed"), value("labels.prior_votes")
     known = load_preferences(DATA, ROUNDS_FOLDER)
-    test = voted(known.pairs[known.pairs.split == "frm_test"], known.votes)
-    fit, head = (
-        voted(known.pairs[known.pairs.split == "fit"], known.votes),
-        unanimous(test, params.evaluation.min_annotators),
-    )
+    judged = voted(known.pairs, known.votes)
+    fit, test = judged[judged.split == "fit"], judged[judged.split == "frm_test"]
+    head = unanimous(test, params.evaluation.min_annotators)
     measured = head[head.usable]  # rounds may hold features of another set
     names = columns(map(str, known.features))
     every = sorted(name for some in names.values() for name in some)
@@ -54,13 +53,8 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     plots: dict[str, list[pd.DataFrame]] = {"training": [], "calibration": [], "robustness": []}
     for name, reward in models.items():
-        data = (
-            DATA / "candidates",
-            labels[name].to_json(),
-            sorted(set(known.votes.round_id)),
-            *sorted(CODE.glob("*.py")),
-        )
-        scratch = SCRATCH / fingerprint(name, params.model_dump_json(), seed, *data)
+        data = (DATA / "candidates", labels[name].to_json(), sorted(set(known.votes.round_id)))
+        scratch = SCRATCH / fingerprint(name, params.model_dump_json(), seed, *data, *sorted(CODE.glob("*.py")))
         model, curve = train(
             reward, params.training, params.default_caption, known.candidates, labels[name], seed, scratch, device()
         )
@@ -72,6 +66,8 @@ def main() -> None:
         for plot, rows in (("training", curve), ("calibration", table), ("robustness", fall)):
             plots[plot].append(pd.DataFrame(rows).assign(model=name))
 
+    if len(head) < (enough := params.evaluation.min_pairs):
+        print(f"warning: the headline has {len(head)} of {enough} pairs: no evidence", file=sys.stderr)
     kinds = "+".join(sorted(set(known.votes.annotator_kind)))
     write_json(SUMMARY, {**found["reward"], **others, "heldout": found["heldout"], "labels": kinds})
     for plot, frames in plots.items():

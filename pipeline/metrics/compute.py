@@ -40,6 +40,7 @@ PAIRED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ssim": signal.ssim,
     "lq_l1": signal.down_l1,
     "lq_psnr": signal.down_psnr,
+    "lq_ssim": signal.ssim,
 }
 REGIONAL = {f"sharpness_{region}": region for region in regions.REGIONS}
 DLIB = frozenset({"id_dlib", "lmd_68", *REGIONAL})

@@ -180,8 +180,9 @@ def judge(
     restored_difference = of_pair.loc[restored.pair_id].to_numpy()
     anchored = pairs[pairs.anchored.astype(bool) & (pairs.p_a != 0.5)]
     error, table = calibration(restored_difference, logit_scale, restored.p_a, params.calibration_bins)
+    headline = accuracy(right, head.face_id, seed, params.resamples)
     return {
-        "headline": accuracy(right, head.face_id, seed, params.resamples),
+        "headline": headline | {"enough_pairs": len(head) >= params.min_pairs},
         "all_restored": accuracy(correct(restored_difference, restored.p_a), restored.face_id, seed, params.resamples),
         "anchors": anchors(correct(of_pair.loc[anchored.pair_id].to_numpy(), anchored.p_a), anchored),
         "by_margin": by_margin(correct(restored_difference, restored.p_a), restored.p_a, params.margin_bins),

@@ -53,6 +53,7 @@ class TrainingParams(Params):
     """How both models are trained."""
 
     batch_size: int = Field(ge=1)  # pairs
+    pairs_together: int = Field(ge=1)  # of one face in a batch: more share images, fewer mix more faces
     steps: int = Field(ge=1)  # at most
     warmup_steps: int = Field(ge=0)
     weight_decay: float = Field(ge=0)  # none on biases, norms and other 1-D parameters
@@ -79,6 +80,7 @@ class EvaluationParams(Params):
 
     batch_size: int = Field(ge=1)  # images
     min_annotators: int = Field(ge=1)  # who must be unanimous for a pair to count in the headline
+    min_pairs: int = Field(ge=1)  # of the headline; with fewer, metrics and stage say that it is no evidence
     resamples: int = Field(ge=100)  # of the bootstrap, clustered by face
     margin_bins: int = Field(ge=2)
     calibration_bins: int = Field(ge=2)

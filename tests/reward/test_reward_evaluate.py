@@ -12,6 +12,7 @@ from tests.reward.toy import vote_row
 PARAMS = EvaluationParams(
     batch_size=8,
     min_annotators=3,
+    min_pairs=3,
     resamples=200,
     margin_bins=4,
     calibration_bins=5,
@@ -113,7 +114,9 @@ def test_judge_reports_every_part_and_refuses_an_empty_headline() -> None:
     votes = vote_frame(p0="aaa", p1="bbb", p2="aaa", p3="aab")
     found, _ = evaluate.judge(pairs, difference, 2.0, votes, PARAMS, 0)
     assert found["headline"]["accuracy"] == 1.0
-    assert found["headline"]["n"] == 3
+    assert (found["headline"]["n"], found["headline"]["enough_pairs"]) == (3, True)
+    few = PARAMS.model_copy(update={"min_pairs": 4})
+    assert not evaluate.judge(pairs, difference, 2.0, votes, few, 0)[0]["headline"]["enough_pairs"]
     assert found["all_restored"]["accuracy"] == 0.75
     with pytest.raises(UserError, match="3 annotators are unanimous"):
         evaluate.judge(pairs.assign(n=2), difference, 2.0, votes, PARAMS, 0)
