@@ -9,7 +9,7 @@ import typer
 
 from pipeline.base.official import import_base
 from pipeline.base.params import BaseParams
-from pipeline.base.recipe import measure, train_diffbir, train_osediff
+from pipeline.base.recipe import Rows, measure, train_diffbir, train_osediff
 from pipeline.evaluation.dataset import from_tables
 from pipeline.params import load, value
 from pipeline.runtime import device, fingerprint, stage, write_json, write_text
@@ -23,15 +23,17 @@ def main() -> None:
     """Train denoiser and ControlNet (DiffBIR), then LoRA adapters over the denoiser (OSEDiff); or import them all."""
     params, seed, size = load("base", BaseParams), int(value("seed")), int(value("image_size"))
     val = from_tables(FACES, DEGRADED, "val")
+    curve: Rows = []  # of training
     if params.source == "import":
         rows = import_base(params, seed, size, val, OUT, device())
     else:
         train = from_tables(FACES, DEGRADED, "train")
         scratch = Path(".scratch/base") / fingerprint(params, seed, size, FACES, DEGRADED)
-        rows = train_diffbir(params, seed, size, train, val, OUT, scratch, device())
-        rows += train_osediff(params, seed, size, train, val, OUT, scratch, device())
+        curve += train_diffbir(params, seed, size, train, val, OUT, scratch, device())
+        curve += train_osediff(params, seed, size, train, val, OUT, scratch, device())
+        rows = curve
     write_text(CURVE, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
-    write_json(METRICS, measure(OUT, rows, val, seed, device(), params.validation_batch))
+    write_json(METRICS, measure(OUT, curve, val, seed, device(), params.validation_batch))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def import_base(
 ) -> list[dict[str, Any]]:
     """Write `out/denoiser`, `out/diffbir` and `out/osediff` from the files that `base.weights` names.
 
-    Returns what training returns, for no step: each restorer's validation loss. Raises UserError for a missing or
+    Returns rows like training's, one a restorer and of no step: its validation loss. Raises UserError for a missing or
     foreign file, and for adapters of another rank than `base.osediff.rank`.
     """
     assert params.weights  # source: import

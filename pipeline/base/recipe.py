@@ -84,7 +84,7 @@ def train_osediff(
 
 
 def measure(out: Path, curve: Rows, val: Dataset, seed: int, device: torch.device, batch: int) -> dict[str, Any]:
-    """Validation figures of each base restorer beside the LQ's, and how flat its loss had become."""
+    """Validation figures of each restorer beside the LQ's; `flattening` of those that have rows in `curve`."""
     assert val.hq is not None
     perceptual = PerceptualDistance("vgg", device)
     hq_identity, hq_landmarks = embed(val.hq), landmarks_68(val.hq)
@@ -111,7 +111,7 @@ def measure(out: Path, curve: Rows, val: Dataset, seed: int, device: torch.devic
             )
         ]
         metrics["val"][name] = figures(torch.cat(parts))
-        if rows := [row for row in curve if row["restorer"] == name and row["step"]]:  # imported: no step
+        if rows := [row for row in curve if row["restorer"] == name]:
             metrics["flattening"][name] = flattening(rows)
     return metrics
 

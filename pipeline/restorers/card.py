@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.restorers.autoencoder import PixelUnshuffleAutoencoder
 from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.osediff import OSEDiff
 
@@ -45,7 +46,7 @@ class Facts:
 def card(restorer: DiffBIR | OSEDiff, model: Path, files: Mapping[str, str], facts: Facts) -> str:
     """Markdown; `model` is the saved restorer's folder, `files` what each exported file is."""
     kind, params = restorer.kind, facts.params or {}
-    imported = params.get("base", {}).get("source") == "import"
+    imported = not isinstance(restorer.denoiser.vae, PixelUnshuffleAutoencoder)
     trained = sum(p.numel() for p in _exported(restorer))
     whole = sum(p.numel() for p in restorer.denoiser.unet.parameters())
     lines = [
@@ -97,11 +98,10 @@ def _exported(restorer: DiffBIR | OSEDiff) -> Iterator[Any]:
 
 
 def _base(params: Mapping[str, Any], imported: bool) -> str:
-    if not params:
-        return "not given"
     if not imported:
         return "a small denoiser trained from scratch by stage `base`"
-    return ", ".join(f"{part}: {path}" for part, path in params["base"]["weights"].items())
+    weights = params.get("base", {}).get("weights")
+    return ", ".join(f"{part}: {path}" for part, path in weights.items()) if weights else "imported, files not given"
 
 
 def _sampling(restorer: DiffBIR | OSEDiff) -> str:

@@ -97,8 +97,8 @@ def cleaner_from(state: Mapping[str, torch.Tensor], path: Path) -> Cleaner:
             unshuffle=math.isqrt(channels // 3),
             resolution=window * math.isqrt(masks[0] if masks else 1),
         )
-    except (KeyError, ValueError, IndexError) as error:
-        raise UserError(f"{path}: holds no SwinIR with space to depth ({error}); is it another file?") from None
+    except (KeyError, ValueError, IndexError):
+        raise UserError(f"{path}: holds no SwinIR with space to depth; is it another file?") from None
     wanted = cleaner.network.state_dict()
     if missing := sorted(wanted.keys() - state.keys()):
         raise UserError(f"{path}: {len(missing)} of {len(wanted)} tensors are missing, the first is {missing[0]}")

@@ -208,17 +208,16 @@ def text_config(state: Weights) -> dict[str, Any]:
 
 
 def build(
-    cls: Callable[..., Any], config: Callable[[Weights], dict[str, Any]], state: Weights, path: Path, what: str,
-    **settings: Any,
-) -> Any:  # fmt: skip
+    cls: Callable[..., Any], config: Callable[[Weights], dict[str, Any]], state: Weights, path: Path, what: str
+) -> Any:
     """An empty model of the architecture that the tensors' shapes tell.
 
     Raises UserError where the tensors that tell it are missing: the file is another model's.
     """
     try:
-        chosen = config(state) | settings
-    except (KeyError, ValueError, IndexError) as error:
-        raise UserError(f"{path}: holds no {what} in the LDM layout ({error}); is it another file?") from None
+        chosen = config(state)
+    except (KeyError, ValueError, IndexError):
+        raise UserError(f"{path}: holds no {what} in the LDM layout; is it another file?") from None
     with init_empty_weights():
         return cls(**chosen)
 
