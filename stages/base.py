@@ -1,4 +1,4 @@
-"""Stage base: trains the restorers that ReFL starts from, on split `train`."""
+"""Stage base: trains the diffusion restorers that ReFL starts from, on split `train`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 import typer
 
+from pipeline.base.measure import measure
 from pipeline.base.params import BaseParams
-from pipeline.base.recipe import measure, train_diffbir, train_osediff
+from pipeline.base.recipe import train_diffbir, train_osediff
 from pipeline.evaluation.dataset import from_tables
 from pipeline.params import load, value
 from pipeline.runtime import device, fingerprint, stage, write_json, write_text
@@ -23,10 +24,12 @@ def main() -> None:
     params, seed, size = load("base", BaseParams), int(value("seed")), int(value("image_size"))
     train, val = from_tables(FACES, DEGRADED, "train"), from_tables(FACES, DEGRADED, "val")
     scratch = Path(".scratch/base") / fingerprint(params, seed, size, FACES, DEGRADED)
-    rows = train_diffbir(params, seed, size, train, val, OUT, scratch, device())
-    rows += train_osediff(params, seed, size, train, val, OUT, scratch, device())
+    diffbir, rows = train_diffbir(params, seed, size, train, val, OUT, scratch, device())
+    osediff, more = train_osediff(params, seed, size, train, val, OUT, scratch, device())
+    rows += more
     write_text(CURVE, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
-    write_json(METRICS, measure(OUT, rows, val, seed, device(), params.validation_batch))
+    restorers = {"diffbir": diffbir, "osediff": osediff}
+    write_json(METRICS, measure(restorers, rows, val, seed, device(), params.validation_batch))
 
 
 if __name__ == "__main__":
