@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+
 import torch
 from torch import nn
 
 from pipeline.base.fit import fit
-from pipeline.base.objectives import diffbir_loss, diffbir_validation, osediff_loss, osediff_validation
 from pipeline.base.measure import Rows
+from pipeline.base.objectives import diffbir_loss, diffbir_validation, osediff_loss, osediff_validation
 from pipeline.base.params import BaseParams
 from pipeline.evaluation.dataset import Dataset
 from pipeline.restorers.denoiser import load_denoiser, new_denoiser
@@ -16,6 +17,7 @@ from pipeline.restorers.diffbir import DiffBIR, new_controlnet
 from pipeline.restorers.osediff import OSEDiff, add_adapters
 from pipeline.runtime import stable_seed
 from pipeline.training import images_of, require_split
+
 
 def train_diffbir(
     params: BaseParams, seed: int, size: int, train: Dataset, val: Dataset, out: Path, scratch: Path,

@@ -11,7 +11,7 @@ class BenchmarkParams(Params):
     """What is scored on the test faces, and how its uncertainty is estimated."""
 
     metrics: list[str] = Field(min_length=1)
-    external: dict[str, str] = {}  # further rows: name → folder of someone else's results for the test faces
+    external: dict[str, str] = Field(default_factory=dict)  # further rows: name → folder of results
     samples: int = Field(ge=1, le=64)
     batch_size: int = Field(ge=1, le=1024)
     resamples: int = Field(ge=100, le=1_000_000)

@@ -1,6 +1,6 @@
 """GFPGAN: a U-Net reads the LQ and steers a StyleGAN2 decoder by style codes and spatial feature transforms.
 
-Wang et al., Towards Real-World Blind Face Restoration with Generative Facial Prior (CVPR 2021). The network is the class
+Wang et al., Towards Real-World Blind Face Restoration with Generative Facial Prior (CVPR 2021). The network is
 `GFPGANv1Clean` of the authors' package `gfpgan`, at the settings of v1.3 and v1.4; only its size is ours to choose.
 ReFL trains the decoder, which is where the generative prior sits; the U-Net is frozen.
 """

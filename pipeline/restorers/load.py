@@ -24,7 +24,9 @@ def load(folder: Path, device: torch.device) -> BaseRestorer:
     try:
         config = json.loads((folder / "restorer.json").read_text())
     except FileNotFoundError:
-        raise UserError(f"{folder / 'restorer.json'}: missing; run `dvc repro base gan` or name a saved restorer") from None
+        raise UserError(
+            f"{folder / 'restorer.json'}: missing; run `dvc repro base gan` or name a saved restorer"
+        ) from None
     if config["kind"] == "gfpgan":  # the one without a denoiser
         return load_gfpgan(folder, config, device)
     source = (folder / config["denoiser"]).resolve()

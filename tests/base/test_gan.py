@@ -48,9 +48,7 @@ def params(**train: object) -> GanParams:
 
 def train(folder: Path, split: str = "train", **changes: object):  # type: ignore[no-untyped-def]
     faces, val = tiny.dataset(split, 6, SIZE), tiny.dataset("val", 3, SIZE)
-    return train_gfpgan(
-        params(**changes), 0, SIZE, faces, val, folder / "out", folder / "scratch", torch.device("cpu")
-    )
+    return train_gfpgan(params(**changes), 0, SIZE, faces, val, folder / "out", folder / "scratch", torch.device("cpu"))
 
 
 def adversary(**changes: object) -> Adversary:

@@ -49,7 +49,7 @@ def test_gfpgan_goes_on_with_its_decoder_and_its_discriminator(run, tmp_path: Pa
     adversary = Adversary(gan.discriminator, torch.device("cpu"), 0)
     tiny.shaken(adversary.network)
     adversary.save(tmp_path / "base")
-    other, again, _ = run(tmp_path / "base", tmp_path / "b")
+    _, again, _ = run(tmp_path / "base", tmp_path / "b")
     assert "has no discriminator" not in capsys.readouterr().out
     assert again[-1]["train_loss"] != curve[-1]["train_loss"]  # another discriminator judged it
 
