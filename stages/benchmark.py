@@ -49,14 +49,14 @@ def main(
     matrix = {name: {"base": base / name} | {v: refl / name / v for v in variants} for name in value("refl.restorers")}
 
     dataset = from_tables(faces, degraded)
+    if taken := sorted(set(params.external) & set(matrix)):
+        raise UserError(f"benchmark.external: {taken[0]} is a restorer of the pipeline; give the folder another name")
+    sources = source_names(faces)
+    theirs = {name: External(Path(path), dataset, sources) for name, path in params.external.items()}
     rows: list[dict[str, Any]] = []
     for model, folder in ((f"{name}/{v}", path) for name, folders in matrix.items() for v, path in folders.items()):
         rows += restore(dataset, load_restorer(folder, device()), model, params.samples, params.batch_size, seed)
-    sources = source_names(faces)
-    for name, path in params.external.items():
-        if name in matrix:
-            raise UserError(f"benchmark.external: {name} is a restorer of the pipeline; give the folder another name")
-        images = External(Path(path), dataset, sources)
+    for name, images in theirs.items():
         rows += restore(dataset, images, f"{name}/base", 1, params.batch_size, seed)
     tables.write(RESTORED, restored_out, rows)
 

@@ -72,13 +72,12 @@ def candidates(
     if clash := sorted(set(params.settings) & set(ANCHORS)):
         raise UserError(f"restore.settings.{clash[0]}: {', '.join(ANCHORS)} are the anchors' names")
     assert dataset.hq is not None
+    sources = source_names(faces)
+    folders = {name: setting.folder for name, setting in params.settings.items() if setting.folder is not None}
+    external = {name: External(Path(folder), dataset, sources) for name, folder in folders.items()}
     first: Mapping[str, Pixels] = {}
     for name, setting in params.settings.items():
-        restorer: External | BaseRestorer
-        if setting.folder is not None:
-            restorer = External(Path(setting.folder), dataset, source_names(faces))
-        else:
-            restorer = load(restorers / setting.restorer, device)
+        restorer = external.get(name) or load(restorers / setting.restorer, device)
         for sample in range(setting.samples):
             drawn = stable_seed(seed, "restore", name, sample)
             restored = _restore_all(restorer, dataset, params.batch_size, drawn, setting.overrides(), name)
