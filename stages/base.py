@@ -28,8 +28,8 @@ def main() -> None:
     osediff, more = train_osediff(params, seed, size, train, val, OUT, scratch, device())
     rows += more
     write_text(CURVE, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
-    restorers = {"diffbir": diffbir, "osediff": osediff}
-    write_json(METRICS, measure(restorers, rows, val, seed, device(), params.validation_batch))
+    both = measure({"diffbir": diffbir, "osediff": osediff}, rows, val, seed, device(), params.validation_batch)
+    write_json(METRICS, both)
 
 
 if __name__ == "__main__":

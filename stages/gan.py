@@ -8,7 +8,7 @@ import pandas as pd
 import typer
 
 from pipeline.base.gan import GanObjective, GanParams, train_gfpgan
-from pipeline.base.measure import measure
+from pipeline.base.measure import Rows, measure
 from pipeline.evaluation.dataset import from_tables
 from pipeline.params import UserError, load, value
 from pipeline.restorers.gfpgan import from_official
@@ -24,6 +24,7 @@ def main() -> None:
     """Train GFPGANv1Clean against a discriminator, or start from `gan.pretrained`; measure it on split val."""
     params, seed, size = load("gan", GanParams), int(value("seed")), int(value("image_size"))
     val = from_tables(FACES, DEGRADED, "val")
+    rows: Rows
     if params.pretrained:
         restorer = from_official(Path(params.pretrained)).to(device())
         if size != restorer.native_size:

@@ -37,8 +37,8 @@ def fit(
     optimizer = adamw(trained, params.learning_rate, params.weight_decay)
     schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, params.warmup_steps, params.steps))
     average = EMAModel(trained, decay=params.ema_decay, use_ema_warmup=True, power=0.75)
-    weights = {"weights": Trained(module), "optimizer": optimizer, "schedule": schedule, "average": average}
-    checkpoint = Checkpoint(scratch / f"{name}.pt", weights | dict(also or {}))
+    objects = {"weights": Trained(module), "optimizer": optimizer, "schedule": schedule, "average": average}
+    checkpoint = Checkpoint(scratch / f"{name}.pt", {**objects, **(also or {})})
     state = checkpoint.load() or {"step": 0, "curve": [], "losses": []}
     curve, losses = state["curve"], state["losses"]
 
