@@ -12,7 +12,8 @@ import typer
 STAGES = {
     "prepare": "Faces of the sample generator or of a folder, aligned, checked, split by group.",
     "degrade": "Low-quality inputs by blur, down-sampling, noise and JPEG.",
-    "base": "Train the restorers that ReFL starts from.",
+    "base": "Train the diffusion restorers that ReFL starts from.",
+    "gan": "Train the GAN-class restorer that ReFL starts from, or take official weights.",
     "restore": "Candidate restorations at several settings and seeds, and anchors.",
     "features": "Image features of every candidate.",
     "pairs": "Pairs of candidates of one face to be judged.",

@@ -1,4 +1,4 @@
-"""Stage base: makes the restorers that ReFL starts from: trained on split `train`, or imported."""
+"""Stage base: makes the diffusion restorers that ReFL starts from: trained on split `train`, or imported."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 import typer
 
+from pipeline.base.measure import Rows, measure
 from pipeline.base.official import import_base
 from pipeline.base.params import BaseParams
-from pipeline.base.recipe import Rows, measure, train_diffbir, train_osediff
+from pipeline.base.recipe import train_diffbir, train_osediff
 from pipeline.evaluation.dataset import from_tables
 from pipeline.params import load, value
 from pipeline.runtime import device, fingerprint, stage, write_json, write_text
@@ -25,15 +26,16 @@ def main() -> None:
     val = from_tables(FACES, DEGRADED, "val")
     curve: Rows = []  # of training
     if params.source == "import":
-        rows = import_base(params, seed, size, val, OUT, device())
+        restorers, rows = import_base(params, seed, size, val, OUT, device())
     else:
         train = from_tables(FACES, DEGRADED, "train")
         scratch = Path(".scratch/base") / fingerprint(params, seed, size, FACES, DEGRADED)
-        curve += train_diffbir(params, seed, size, train, val, OUT, scratch, device())
-        curve += train_osediff(params, seed, size, train, val, OUT, scratch, device())
-        rows = curve
+        diffbir, first = train_diffbir(params, seed, size, train, val, OUT, scratch, device())
+        osediff, second = train_osediff(params, seed, size, train, val, OUT, scratch, device())
+        restorers, rows = {"diffbir": diffbir, "osediff": osediff}, first + second
+        curve = rows
     write_text(CURVE, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
-    write_json(METRICS, measure(OUT, curve, val, seed, device(), params.validation_batch))
+    write_json(METRICS, measure(restorers, curve, val, seed, device(), params.validation_batch))
 
 
 if __name__ == "__main__":

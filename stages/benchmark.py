@@ -20,8 +20,9 @@ from pipeline.evaluation.scoring import (
     score_models,
     usable,
 )
-from pipeline.evaluation.summary import benchmark, restorer_comparisons, score_table
-from pipeline.params import load, value
+from pipeline.evaluation.summary import Comparison, benchmark, restorer_comparisons, score_table
+from pipeline.params import UserError, load, value
+from pipeline.restorers.external import External, source_names
 from pipeline.restorers.load import load as load_restorer
 from pipeline.runtime import device, stage, write_json, write_text
 
@@ -48,9 +49,15 @@ def main(
     matrix = {name: {"base": base / name} | {v: refl / name / v for v in variants} for name in value("refl.restorers")}
 
     dataset = from_tables(faces, degraded)
+    if taken := sorted(set(params.external) & set(matrix)):
+        raise UserError(f"benchmark.external: {taken[0]} is a restorer of the pipeline; give the folder another name")
+    sources = source_names(faces)
+    theirs = {name: External(Path(path), dataset, sources) for name, path in params.external.items()}
     rows: list[dict[str, Any]] = []
     for model, folder in ((f"{name}/{v}", path) for name, folders in matrix.items() for v, path in folders.items()):
         rows += restore(dataset, load_restorer(folder, device()), model, params.samples, params.batch_size, seed)
+    for name, images in theirs.items():
+        rows += restore(dataset, images, f"{name}/base", 1, params.batch_size, seed)
     tables.write(RESTORED, restored_out, rows)
 
     rewards = {f"reward_{name}": load_reward(frm / folder, device()) for name, folder in REWARDS.items()}
@@ -60,6 +67,7 @@ def main(
     tables.write(tables.SCORES, scores_out, scored)
 
     comparisons = [one for name, folders in matrix.items() for one in restorer_comparisons(name, list(folders))]
+    comparisons += [Comparison(name, "base-lq", f"{name}/base", "lq") for name in params.external]
     result = benchmark(
         dataset.name,
         tables.read_frame(tables.SCORES, scores_out),

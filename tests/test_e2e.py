@@ -20,8 +20,9 @@ from pipeline import tables
 from tests.chromium import CHROMIUM, FLAGS, NO_CHROMIUM
 
 ROOT = Path(__file__).resolve().parents[1]
+RESTORERS = ("diffbir", "osediff", "gfpgan")
 VARIANTS = ("full", "no_reward", "more_base")
-REFL = {f"refl@{restorer}-{variant}" for restorer in ("diffbir", "osediff") for variant in VARIANTS}
+REFL = {f"refl@{restorer}-{variant}" for restorer in RESTORERS for variant in VARIANTS}
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +76,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if (ROOT / ".scratch/wheels").is_dir():  # fetched before: spare the network
         shutil.copytree(ROOT / ".scratch/wheels", clone / ".scratch/wheels")
     assert ran(dvc(clone, "repro")) == {
-        "prepare", "degrade", "base", "restore", "features", "pairs", "label", "frm", *REFL, "benchmark", "report"
+        "prepare", "degrade", "base", "gan", "restore", "features", "pairs", "label", "frm", *REFL, "benchmark",
+        "report"
     }  # fmt: skip
     git(clone, "add", "dvc.lock", "metrics", "plots")
     git(clone, "commit", "--quiet", "--message", "results")
@@ -109,7 +111,7 @@ def test_every_output_is_there_and_the_checkout_stays_clean(project: Path) -> No
     assert all((project / path).exists() for path in made)
     assert git(project, "status", "--porcelain") == ""
     benchmark = json.loads((project / "metrics/benchmark.json").read_text())
-    for restorer in ("diffbir", "osediff"):
+    for restorer in RESTORERS:
         assert set(benchmark["comparisons"]["test"][restorer]) >= {"full-base", "full-no_reward", "full-more_base"}
         assert "id_dlib" in benchmark["improvement"]["test"][restorer]
     report = (project / "data/report/report.html").read_text()
@@ -129,6 +131,7 @@ def test_a_second_run_does_nothing(project: Path) -> None:
     [
         ("faces.max_rejected", 0.3, {"prepare"}),
         ("degradation.noise", [0.0, 3.0], {"degrade"}),
+        ("gan.discriminator.r1", 2.0, {"gan", *REFL}),  # `base` is not trained again
         ("frm.reward.seed", 7, {"frm"}),
         ("refl.diffbir.learning_rate", 0.003, {f"refl@diffbir-{variant}" for variant in VARIANTS}),
         ("benchmark.resamples", 123, {"benchmark"}),
@@ -165,7 +168,7 @@ def test_a_change_reruns_its_stage_and_what_follows_only(edited: Path) -> None:
 def test_running_stages_again_gives_the_same_bytes(project: Path) -> None:
     """Fresh, without the run-cache: same CPU, same threads, same versions, same bytes."""
     before = outputs(project)
-    again = ["prepare", "degrade", "restore", "pairs", "label", "frm", "refl@diffbir-full", "refl@osediff-full"]
+    again = ["prepare", "degrade", "gan", "restore", "pairs", "label", "frm", "refl@diffbir-full", "refl@osediff-full"]
     assert ran(dvc(project, "repro", "--force", "--single-item", *again)) == set(again)
     after = outputs(project)
     assert {name for name in before | after if before.get(name) != after.get(name)} == set()

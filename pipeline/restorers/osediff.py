@@ -20,6 +20,7 @@ from torch import nn
 
 from pipeline.params import UserError
 from pipeline.restorers.denoiser import Denoiser
+from pipeline.restorers.hooks import Outputs, drift
 from pipeline.restorers.protocol import Prediction, Rollout, RolloutSettings
 from pipeline.runtime import atomic, noise_like_ids, write_json
 
@@ -133,12 +134,13 @@ class OSEDiff(nn.Module):
         """The step with gradient; regulariser Σ_k mean((h_k − h_k^frozen)²) over the blocks LoRA changes."""
         if self.reference is None:
             raise RuntimeError("predict needs start_training()")
-        with BlockOutputs(self.denoiser.unet) as outputs:
+        unet = self.denoiser.unet
+        blocks = [unet.conv_in, *unet.down_blocks, unet.mid_block, *unet.up_blocks]
+        with Outputs(blocks) as outputs:
             x0 = self.x0(rollout.latents, prompts)
-        with torch.no_grad(), BlockOutputs(self.denoiser.unet) as anchors, self._frozen():
+        with torch.no_grad(), Outputs(blocks) as anchors, self._frozen():
             self.x0(rollout.latents, prompts)
-        drift = [(now - then).square().mean() for now, then in zip(outputs.kept, anchors.kept, strict=True)]
-        return Prediction(self.denoiser.decode(x0), torch.stack(drift).sum())
+        return Prediction(self.denoiser.decode(x0), drift(outputs, anchors))
 
     def trained(self) -> nn.Module:
         """The UNet: its adapters and conv_in have `requires_grad`."""
@@ -198,25 +200,6 @@ def adapted_encoder(denoiser: Denoiser) -> bool:
 def _adapter_state(network: Any, adapter: str, part: str) -> dict[str, torch.Tensor]:
     state = get_peft_model_state_dict(network, adapter_name=adapter)
     return {f"{part}/{name}": tensor.contiguous() for name, tensor in state.items()}
-
-
-class BlockOutputs:
-    """Collects the outputs of a UNet's convolution-in, blocks and middle during one forward pass."""
-
-    def __init__(self, unet: nn.Module) -> None:
-        self.kept: list[torch.Tensor] = []
-        self._modules = [unet.conv_in, *unet.down_blocks, unet.mid_block, *unet.up_blocks]  # type: ignore[misc]
-
-    def __enter__(self) -> BlockOutputs:
-        self._hooks = [module.register_forward_hook(self._keep) for module in self._modules]
-        return self
-
-    def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self.kept.append(output[0] if isinstance(output, tuple) else output)
-
-    def __exit__(self, *error: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
 
 
 class _Swapped:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from pipeline.params import UserError
 from pipeline.refl.params import VARIANTS, DynamicParams, ReflParams, RolloutParams, WeightParams
 from pipeline.refl.trainer import MicroBatch, ReFL, train
+from pipeline.restorers.gfpgan import GFPGAN
 from pipeline.training import images_of, require_split
 from tests import tiny
 
@@ -41,6 +42,10 @@ def params(**changes: object) -> ReflParams:
         "checkpoint_every": 2,
     }
     return ReflParams.model_validate(settings | changes, strict=False)
+
+
+def gfpgan() -> GFPGAN:
+    return tiny.gfpgan(64)
 
 
 def refl(build=tiny.diffbir, variant: str = "full", **changes: object) -> ReFL:  # type: ignore[no-untyped-def]
@@ -77,7 +82,7 @@ def gradients(trainer: ReFL) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in trainer.trained if p.grad is not None]).clone()
 
 
-@pytest.mark.parametrize("build", [tiny.diffbir, tiny.osediff])
+@pytest.mark.parametrize("build", [tiny.diffbir, tiny.osediff, gfpgan])
 def test_every_accumulated_micro_batch_counts(build) -> None:  # type: ignore[no-untyped-def]
     """Four micro-batches give the mean of their four gradients (the published loop threw three away)."""
     trainer = double(build, accumulation=4, learning_rate=0.01)
@@ -113,7 +118,7 @@ def test_one_large_batch_equals_its_micro_batches() -> None:
 
 def test_the_rewards_gradient_reaches_the_trained_parameters() -> None:
     alone = WeightParams(reward=1.0, lowpass=0.0, perceptual=0.0, regulariser=0.0)
-    for build in (tiny.diffbir, tiny.osediff):
+    for build in (tiny.diffbir, tiny.osediff, gfpgan):
         trainer = refl(build, weights=alone)
         losses, _ = trainer.losses(trainer.micro_batch(0))
         losses.total(trainer.weights).backward()
