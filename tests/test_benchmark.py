@@ -109,7 +109,7 @@ def test_external_results_are_a_row_compared_with_their_input(project):
     (project / "theirs").mkdir()
     for face, image in tables.read_images(tables.DEGRADED, project / "data/degraded").items():
         (project / "theirs" / f"{face}.png").write_bytes(encode_png(image // 2))
-    (project / "params.yaml").write_text(PARAMS.replace("samples: 2", "samples: 2, external: {theirs: theirs}"))
+    (project / "params.yaml").write_text(PARAMS.replace(" samples: 2", " samples: 2, external: {theirs: theirs}"))
     benchmark.main()
     result = json.loads((project / "metrics/benchmark.json").read_text())
     dark, lq = (result["scores"]["test"][name]["base"] for name in ("theirs", "lq"))
@@ -123,8 +123,8 @@ def test_external_results_are_a_row_compared_with_their_input(project):
     [("diffbir", "is a restorer of the pipeline"), ("lq", "'lq' can't name a row"), ("other", "no such")],
 )
 def test_external_results_need_a_name_of_their_own_and_a_folder(project, name, said, capsys):
-    row = f"samples: 2, external: {{{name}: nowhere}}"
-    (project / "params.yaml").write_text(PARAMS.replace("samples: 2", row))
+    row = f" samples: 2, external: {{{name}: nowhere}}"
+    (project / "params.yaml").write_text(PARAMS.replace(" samples: 2", row))
     with pytest.raises(SystemExit):
         benchmark.main()
     assert said in capsys.readouterr().err

@@ -58,8 +58,8 @@ def adversary(**changes: object) -> Adversary:
 def test_the_discriminators_step_is_the_gradient_of_its_closed_form() -> None:
     """softplus(−D(real)) + softplus(D(fake)) + r1/2·|∂D/∂real|², the last by finite differences of a linear D."""
     one = adversary(r1=3.0)
-    one.network.layers = torch.nn.Sequential(torch.nn.Conv2d(3, 1, 1, bias=False))  # D is linear: ∂D/∂x is w / (H·W)
-    weight = one.network.layers[0].weight
+    one.network.convs = torch.nn.ModuleList([torch.nn.Conv2d(3, 1, 1, bias=False)])  # D is linear: ∂D/∂x is w / (H·W)
+    weight = one.network.convs[0].weight
     one.optimizer = torch.optim.SGD([weight], lr=1.0)
     real, fake = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     w = weight.detach().clone().requires_grad_(True)
