@@ -100,9 +100,7 @@ def import_denoiser(path: Path, prediction_type: str) -> Denoiser:
         return denoiser_from(read(path, "stable_diffusion"), path, prediction_type)
     denoiser = load_denoiser(path, torch.device("cpu"))
     if (predicts := denoiser.scheduler.config.prediction_type) != prediction_type:
-        raise UserError(
-            f"{path / 'scheduler'}: predicts {predicts}, the prediction type asked for is {prediction_type}"
-        )
+        raise UserError(f"{path / 'scheduler'}: predicts {predicts}, not the {prediction_type} asked for")
     return denoiser
 
 

@@ -66,7 +66,11 @@ def export(
     configure(RuntimeParams(device=on))
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: is not empty; name a new folder")
-    facts = Facts(params and read(params), votes and _labels(votes), metrics and _json(metrics))
+    facts = Facts(
+        read(params) if params else None,
+        _labels(votes) if votes else None,
+        _json(metrics) if metrics else None,
+    )
     restorer = load(model, device(on))
     files = _export_diffbir(restorer, out) if isinstance(restorer, DiffBIR) else _export_osediff(restorer, out)
     write_text(out / "README.md", card(restorer, model, files, facts))
