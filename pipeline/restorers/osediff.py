@@ -108,7 +108,8 @@ class OSEDiff(nn.Module):
         with torch.no_grad(), BlockOutputs(self.denoiser.unet) as anchors, self._frozen():
             self.x0(rollout.latents, prompts)
         drift = [(now - then).square().mean() for now, then in zip(outputs.kept, anchors.kept, strict=True)]
-        return Prediction(self.denoiser.decode(x0), torch.stack(drift).sum())
+        gain = self.denoiser.gain(self.timestep)
+        return Prediction(self.denoiser.decode(x0), torch.stack(drift).sum(), x0.detach(), gain)
 
     def trained(self) -> nn.Module:
         """The UNet: its adapters and conv_in have `requires_grad`."""
