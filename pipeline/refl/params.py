@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -108,11 +109,12 @@ def parse_variant(text: str) -> tuple[str, Variant]:
 
     Raises UserError for an unknown name.
     """
-    name, _, seed = text.partition("_seed")
+    match = re.fullmatch(r"(\w+?)(?:_seed(\d+))?", text)
     known = [*VARIANTS, MORE_BASE]
-    if name not in known or (seed and not seed.isdecimal()) or text not in (name, f"{name}_seed{seed}"):
+    if match is None or match[1] not in known:
         raise UserError(
             f"refl.variants: unknown variant {text!r}; known: {', '.join(known)}, and each of them with another seed, "
             "such as full_seed1"
         )
+    name, seed = match.groups()
     return name, replace(VARIANTS.get(name, Variant()), seed=int(seed or 0))
