@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -28,6 +28,7 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from pipeline.refl.cache import PerFace
 from pipeline.refl.params import VARIANTS, ReflParams
 from pipeline.refl.trainer import GradientStep, MicroBatch, ReFL
 from pipeline.restorers.denoiser import Denoiser, PromptEncoder
@@ -139,6 +140,7 @@ def trainer(published: bool, device: str, steps: int, window: int = 1, **changes
     )
     if device == "meta":
         made.autocast = contextlib.nullcontext  # type: ignore[assignment]
+        made.lowpass.forward = lambda images: made.lowpass.transform(images)[0]  # type: ignore[method-assign]
     return made
 
 
@@ -159,6 +161,9 @@ def flops(published: bool, renoise: int = 1) -> float:
 def _counted(published: bool, steps: int, renoise: int) -> int:
     made = trainer(published, "meta", steps, renoise=renoise)
     batch = made.micro_batch(0)
+    for cache in (made.cache, made.conditions):
+        _on_meta(cache, published)
+    # fill what is kept between steps
     made.cache.get(batch.keys, batch.hq, made.perceptual.features)
     made.conditions.get(batch.keys, batch.lq, lambda lq: [made.restorer.condition(lq)])
     made.restorer.encode_prompts(batch.prompts)
@@ -169,6 +174,19 @@ def _counted(published: bool, steps: int, renoise: int) -> int:
             one.loss.backward()
 
     return count_flops(micro_step)
+
+
+def _on_meta(cache: PerFace, recompute: bool) -> None:
+    """Meta tensors can't be moved to the CPU, where `PerFace` keeps what it computed: keep them as they are."""
+    kept: dict[str, list[torch.Tensor]] = {}
+
+    @torch.no_grad()
+    def get(keys: object, batch: torch.Tensor, compute: Callable[[torch.Tensor], list[torch.Tensor]]) -> Any:
+        if recompute or not kept:
+            kept["all"] = compute(batch)
+        return kept["all"]
+
+    cache.get = get  # type: ignore[method-assign]
 
 
 def counted_micro_batches(published: bool, accumulation: int = 4) -> np.ndarray:
