@@ -9,8 +9,8 @@ import typer
 from pipeline.params import load
 from pipeline.report import formats
 from pipeline.report.content import Inputs, gather
-from pipeline.report.reading import read_json
 from pipeline.report.params import ReportParams
+from pipeline.report.reading import read_json
 from pipeline.report.render import render
 from pipeline.runtime import stage, write_text
 

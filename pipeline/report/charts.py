@@ -178,7 +178,7 @@ def bars(
     x_label: str,
     mark: tuple[str, float] | None = None,
 ) -> Markup:
-    """Horizontal dots with optional intervals: (label, value, lo, hi) a row; `mark`: a labelled line to compare with."""
+    """Horizontal dots with optional intervals: (label, value, lo, hi) a row; `mark`: a labelled line beside them."""
     width, row, left, top = 760, 26, 250, TOP + (13 if mark else 0)
     height = top + row * len(rows) + BOTTOM
     known = [v for _, *numbers in rows for v in numbers if v is not None] + ([mark[1]] if mark else [])

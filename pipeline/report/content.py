@@ -17,9 +17,9 @@ from pipeline.metrics.catalogue import METRICS
 from pipeline.params import UserError
 from pipeline.report import charts, curves, evidence, formats, further, provenance, text
 from pipeline.report import tables as shown
-from pipeline.report.reading import read_json
 from pipeline.report.params import ReportParams
 from pipeline.report.pictures import EYES, MOUTH, crop, data_uri, text_uri
+from pipeline.report.reading import read_json
 
 DRAWN = {
     "blur_sigma": "blur sigma, px (both axes)",

@@ -90,7 +90,9 @@ def score_records(benchmark: Mapping[str, Any]) -> Table:
 
 def ablation_records(benchmark: Mapping[str, Any], dataset: str) -> Table:
     """`score_records` of the ablation's rows, with what each variant trains with as 0 or 1."""
-    table = [["restorer", "variant", "structure", "reward", "regulariser", "dynamic", "metric", "mean", "lo", "hi", "n"]]
+    table = [
+        ["restorer", "variant", "structure", "reward", "regulariser", "dynamic", "metric", "mean", "lo", "hi", "n"]
+    ]
     for one in ablation(benchmark, dataset):
         for row in one["rows"]:
             restorer, _, variant = row["model"].partition("/")

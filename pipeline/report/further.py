@@ -62,12 +62,14 @@ def win_rates(content: Mapping[str, Any]) -> list[Part]:
     for dataset, judges in content.items():
         for judge, one in judges.items():
             models = sorted(one["models"].items(), key=lambda item: -item[1]["strength"])
-            rows = [(model_label(model), [share(entry["win_rate"]), signed(entry["strength"])]) for model, entry in models]
+            rows = [
+                (model_label(model), [share(entry["win_rate"]), signed(entry["strength"])]) for model, entry in models
+            ]
             bars = [(model_label(model), entry["strength"], *entry["ci95"]) for model, entry in models]
             label = one.get("label", judge)
             intro = (
-                f"{one['comparisons']:,} comparisons on {one['n']:,} faces of {dataset}, {one['ties']:,} ties. Strength in "
-                "logits: a difference of d means odds of e to the d of being preferred; 95 % intervals."
+                f"{one['comparisons']:,} comparisons on {one['n']:,} faces of {dataset}, {one['ties']:,} ties. "
+                "Strength in logits: a difference of d means odds of e to the d of being preferred; 95 % intervals."
             )
             part = _part(f"Who wins, judged by: {label}", intro, ["expected share of wins", "strength"], rows)
             chart = charts.bars(bars, f"Strength, judged by {label}", "strength, logits") if bars else None
@@ -116,7 +118,9 @@ def sizes(content: Mapping[str, Any]) -> list[Part]:
     for name, one in content.items():
         flops = f"{one['flops'] / 1e9:,.2f}" if one.get("flops") else "–"
         rows.append((restorer_label(name), [f"{one['params'] / 1e6:,.2f}", flops, f"{one.get('size', '–')}"]))
-    intro = "Of the base; ReFL changes weights, not sizes. Wall time and memory depend on the machine and stay out of here."
+    intro = (
+        "Of the base; ReFL changes weights, not sizes. Wall time and memory depend on the machine and stay out of here."
+    )
     head = ["parameters, millions", "GFLOP for one face", "side, px"]
     return [_part("Size of the restorers", intro, head, rows)]
 
@@ -158,7 +162,11 @@ def _order(model: tuple[str, str]) -> tuple[int, str, int, str]:
 
 
 def _model(restorer: str, variant: str) -> str:
-    return restorer_label(restorer) if restorer in ("lq", "hq") else f"{restorer_label(restorer)} · {variant_label(variant)}"
+    return (
+        restorer_label(restorer)
+        if restorer in ("lq", "hq")
+        else f"{restorer_label(restorer)} · {variant_label(variant)}"
+    )
 
 
 def _role_list(entry: Mapping[str, Any]) -> list[tuple[str, str]]:

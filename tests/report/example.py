@@ -178,7 +178,9 @@ def further() -> dict[str, Any]:
                 }
             }
         },
-        "restorers": {r: {"params": 1_834_211, "flops": 2_345_678_901, "flops_batch": 1, "size": 64} for r in RESTORERS},
+        "restorers": {
+            r: {"params": 1_834_211, "flops": 2_345_678_901, "flops_batch": 1, "size": 64} for r in RESTORERS
+        },
     }
 
 
@@ -202,7 +204,13 @@ def write_metrics(root: Path, rows: list[dict[str, Any]], with_further: bool) ->
     for restorer in RESTORERS:
         for variant in VARIANTS[1:]:
             ends = {"val_reward": 0.25, "val_reward_heldout": 0.22, "val_id_dlib": 0.62, "val_lmd_68": 1.1}
-            kept = {"step": 150.0, "val_reward": 0.31, "val_reward_heldout": 0.21, "val_id_dlib": 0.57, "val_lmd_68": 1.0}
+            kept = {
+                "step": 150.0,
+                "val_reward": 0.31,
+                "val_reward_heldout": 0.21,
+                "val_id_dlib": 0.57,
+                "val_lmd_68": 1.0,
+            }
             report = {"first": {"step": 0.0, **ends}, "last": kept, "kept": kept}
             write_json(root / f"metrics/refl/{restorer}-{variant}.json", report)
     headline = {"accuracy": 0.872, "ci95": [0.83, 0.91], "n": 240, "faces": 36}
