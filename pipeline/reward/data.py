@@ -188,27 +188,34 @@ def decided(pairs: pd.DataFrame) -> pd.DataFrame:
     return pairs[~pairs.anchored.astype(bool) & (pairs.p_a != 0.5)]
 
 
-def batches(pairs: pd.DataFrame, batch_size: int, seed: int, start: int) -> Iterator[tuple[int, pd.DataFrame]]:
+def batches(
+    pairs: pd.DataFrame, batch_size: int, together: int, seed: int, start: int
+) -> Iterator[tuple[int, pd.DataFrame]]:
     """Endless (step, batch) from step `start`; a pure function of seed and step, so that a killed run resumes exactly.
 
-    Faces are shuffled and the pairs of a face stay together: a batch then holds few distinct images, and each costs one
-    forward pass. The last, smaller batch of an epoch is left out (never the only one).
+    Up to `together` pairs of one face follow each other: they share images, and each image costs one forward pass. The
+    groups are shuffled, so that a batch mixes faces. The last, smaller batch of an epoch is left out (never the only
+    one).
     """
     size = min(batch_size, len(pairs))
     per_epoch = len(pairs) // size
     step = start
     while True:
         epoch = step // per_epoch
-        order = _epoch_order(pairs, seed, epoch)
+        order = _epoch_order(pairs, together, seed, epoch)
         for index in range(step - epoch * per_epoch, per_epoch):
             yield step, pairs.iloc[order[index * size : (index + 1) * size]]
             step += 1
 
 
-def _epoch_order(pairs: pd.DataFrame, seed: int, epoch: int) -> np.ndarray:
+def _epoch_order(pairs: pd.DataFrame, together: int, seed: int, epoch: int) -> np.ndarray:
     generator = rng(seed, "frm-order", epoch)
-    faces, face_of = np.unique(pairs.face_id.to_numpy(dtype=str), return_inverse=True)
-    return np.lexsort((generator.random(len(pairs)), generator.permutation(len(faces))[face_of]))
+    _, face_of = np.unique(pairs.face_id.to_numpy(dtype=str), return_inverse=True)
+    by_face = np.lexsort((generator.random(len(pairs)), face_of))  # faces in turn, the pairs of each shuffled
+    faces = pd.Series(face_of[by_face])
+    opens = (faces.groupby(faces).cumcount() % together == 0).to_numpy()  # the first pair of each group
+    group_of = np.cumsum(opens) - 1
+    return by_face[np.argsort(generator.permutation(opens.sum())[group_of], kind="stable")]
 
 
 def augment(images: Tensor, flip: bool, shift: int, generator: torch.Generator) -> Tensor:

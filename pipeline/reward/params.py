@@ -53,6 +53,7 @@ class TrainingParams(Params):
     """How both models are trained."""
 
     batch_size: int = Field(ge=1)  # pairs
+    pairs_together: int = Field(ge=1)  # of one face in a batch: more share images, fewer mix more faces
     steps: int = Field(ge=1)  # at most
     warmup_steps: int = Field(ge=0)
     weight_decay: float = Field(ge=0)  # none on biases, norms and other 1-D parameters

@@ -197,7 +197,7 @@ def _todo(
 ) -> Iterator[tuple[int, pd.DataFrame]]:
     if state.bad_evaluations >= training.patience:
         return
-    for step, batch in batches(fit, training.batch_size, seed, state.step):
+    for step, batch in batches(fit, training.batch_size, training.pairs_together, seed, state.step):
         if step >= training.steps:
             return
         yield step, batch

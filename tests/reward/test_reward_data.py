@@ -118,16 +118,29 @@ def test_decided_pairs_have_a_winner_and_no_anchor(pairs: pd.DataFrame) -> None:
 
 
 def test_batches_resume_anywhere_and_cover_each_epoch(pairs: pd.DataFrame) -> None:
-    whole = [(step, list(batch.pair_id)) for step, batch in islice(batches(pairs, 6, seed=1, start=0), 20)]
-    assert [(s, list(b.pair_id)) for s, b in islice(batches(pairs, 6, seed=1, start=11), 9)] == whole[11:]
+    whole = [(step, list(batch.pair_id)) for step, batch in islice(batches(pairs, 6, 2, seed=1, start=0), 20)]
+    assert [(s, list(b.pair_id)) for s, b in islice(batches(pairs, 6, 2, seed=1, start=11), 9)] == whole[11:]
     epoch = [pair for _, batch in whole[:8] for pair in batch]
     assert sorted(epoch) == sorted(pairs.pair_id)
     assert whole[0][1] != whole[8][1]
 
 
-def test_pairs_of_a_face_share_a_batch(pairs: pd.DataFrame) -> None:
-    for _, batch in islice(batches(pairs, 6, seed=0, start=0), 8):
-        assert batch.face_id.nunique() == 2
+@pytest.mark.parametrize(("together", "sizes"), [(1, [1]), (2, [1, 2]), (3, [3]), (9, [3])])
+def test_pairs_of_a_face_follow_each_other_in_groups_and_groups_mix_faces(
+    pairs: pd.DataFrame, together: int, sizes: list[int]
+) -> None:
+    """Each of the 16 faces has three pairs."""
+    ((_, epoch),) = islice(batches(pairs, len(pairs), together, seed=0, start=0), 1)
+    runs = (epoch.face_id != epoch.face_id.shift()).cumsum()
+    lengths = epoch.groupby(runs).size()
+    met = lengths.groupby(epoch.face_id.groupby(runs).first()).max()  # groups of one face may meet by chance
+    assert lengths.min() == sizes[0]
+    if together >= 3:
+        assert set(met) == {3}
+    else:
+        assert len(lengths) > 16 * 3 / together * 0.8
+    _, again = next(islice(batches(pairs, len(pairs), together, seed=0, start=1), 1))
+    assert list(again.pair_id) != list(epoch.pair_id)
 
 
 def test_augmentation_moves_and_mirrors_but_keeps_the_pixels() -> None:

@@ -45,6 +45,7 @@ def damage_params(**changes: Any) -> DamageParams:
 def training_params(**changes: Any) -> TrainingParams:
     values: dict[str, Any] = {
         "batch_size": 8,
+        "pairs_together": 4,
         "steps": 12,
         "warmup_steps": 2,
         "weight_decay": 0.1,
