@@ -17,10 +17,12 @@ from pipeline.images import to_tensor
 
 
 def cost(restorer: Restores, dataset: Dataset, seed: int) -> dict[str, Any]:
-    """`params` (null where it is no torch module) and `flops` of one restored image, convolutions and products counted
-    as torch's FlopCounterMode does (a multiply-add is two)."""
+    """`params` (null where it is no torch module) and `flops` of one restored image, as torch counts them.
+
+    Convolutions, matrix products and attention count, a multiply-add as two; null where nothing ran in torch.
+    """
     lq = to_tensor([dataset.lq[0]])
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         restorer.restore(lq, [dataset.captions[0]], [dataset.ids[0]], seed)
     params = sum(one.numel() for one in restorer.parameters()) if isinstance(restorer, nn.Module) else None
-    return {"params": params, "flops": counter.get_total_flops(), "flops_batch": 1, "size": dataset.size}
+    return {"params": params, "flops": counter.get_total_flops() or None, "flops_batch": 1, "size": dataset.size}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -59,6 +60,7 @@ def pyiqa_model(name: str, options: tuple[tuple[str, object], ...], device: str)
 def offline() -> Iterator[list[Path]]:
     """pyiqa and torch.hub look into HUB and nowhere else; yields the list of the files that they are given there."""
     import pyiqa.archs  # noqa: F401  its modules are loaded before their way to the network is replaced
+    from huggingface_hub import constants
     from pyiqa.utils import download_util
 
     used: list[Path] = []
@@ -79,11 +81,13 @@ def offline() -> Iterator[list[Path]]:
         (download_util, "download_url_to_file", refuse),
         (download_util, "DEFAULT_CACHE_DIR", str(HUB / "pyiqa")),
         (urllib.request, "urlopen", refuse),
+        (constants, "HF_HUB_OFFLINE", True),  # timm's backbones
+        (socket, "create_connection", refuse),
     ]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
-    environment = {name: os.environ.get(name) for name in ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "HF_HUB_OFFLINE")}
-    hub = torch.hub.get_dir()
-    os.environ.update(dict.fromkeys(environment, "1"))
+    forced = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    environment, hub = os.environ.get(forced), torch.hub.get_dir()
+    os.environ[forced] = "1"
     torch.hub.set_dir(str(HUB))
     for owner, name, value in replaced:
         setattr(owner, name, value)
@@ -93,8 +97,7 @@ def offline() -> Iterator[list[Path]]:
         for owner, name, value in before:
             setattr(owner, name, value)
         torch.hub.set_dir(hub)
-        for name, old in environment.items():
-            if old is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = old
+        if environment is None:
+            del os.environ[forced]
+        else:
+            os.environ[forced] = environment
