@@ -22,6 +22,7 @@ import typer
 from bench.features import BASELINE
 from pipeline import runtime
 from pipeline.evaluation import folders
+from pipeline.evaluation.dataset import Dataset
 from pipeline.evaluation.scoring import ScoreCache, Scorer
 from pipeline.metrics.catalogue import METRICS
 
@@ -42,7 +43,7 @@ def ours(hq: list[Path], restored: list[Path], names: list[str], cache: ScoreCac
     """Files to scores."""
     originals, images = folders.Images(hq), folders.Images(restored)
     ids = tuple(path.stem for path in hq)
-    dataset = folders.Dataset("bench", ids, ("",) * len(ids), images, originals, min(originals[0].shape[:2]))
+    dataset = Dataset("bench", ids, ("",) * len(ids), images, originals, min(originals[0].shape[:2]))
     return {name: found[:, 0] for name, found in Scorer(dataset, {}, cache).score(names, [images]).items()}
 
 

@@ -17,7 +17,7 @@ def test_decoding_moves_a_quarter_cell_toward_the_larger_neighbour() -> None:
     maps[0, 2, 0, 0] = 1.0  # a corner: nothing beyond the edge counts
     points = awing.decode(maps)[0]
     assert points[0].tolist() == [5.75, 3.5]
-    assert points[1].tolist() == [2.5, 5.25]
+    assert points[1].tolist() == [2.5, 6.25]
     assert points[2, 0] == pytest.approx(0.25)
 
 
