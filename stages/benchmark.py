@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from pipeline import tables
+from pipeline.evaluation.cost import cost
 from pipeline.evaluation.dataset import from_tables
+from pipeline.evaluation.folders import Opened, open_set
+from pipeline.evaluation.measure import Plan, joined, measure, used_roles
 from pipeline.evaluation.params import BenchmarkParams
 from pipeline.evaluation.restoring import RESTORED, in_order, restore
-from pipeline.evaluation.scoring import (
-    ScoreCache,
-    Scorer,
-    impostor,
-    load_reward,
-    provenance,
-    score_models,
-    usable,
-)
-from pipeline.evaluation.summary import Comparison, benchmark, restorer_comparisons, score_table
+from pipeline.evaluation.scoring import ScoreCache, load_reward
+from pipeline.evaluation.summary import Comparison, restorer_comparisons, score_table
+from pipeline.evaluation.votes import rankings
 from pipeline.params import UserError, load, value
 from pipeline.restorers.external import External, source_names
 from pipeline.restorers.load import load as load_restorer
@@ -32,54 +29,64 @@ REWARDS = {"frm": "reward", "heldout": "heldout"}  # metric suffix → folder of
 
 @stage
 def main(
-    faces: Path = Path("data/faces"),
-    degraded: Path = Path("data/degraded"),
-    base: Path = Path("data/base"),
-    refl: Path = Path("data/refl"),
-    frm: Path = Path("data/frm"),
-    restored_out: Path = Path("data/restored"),
-    scores_out: Path = Path("data/scores"),
+    data: Path = Path("data"),
     metrics_out: Path = Path("metrics/benchmark.json"),
     plot_out: Path = Path("plots/benchmark_scores.csv"),
 ) -> None:
-    """Score LQ, base and every ReFL variant of every restorer on the test split."""
+    """Score LQ, base and every ReFL variant of every restorer on the test split and the datasets of the params."""
     params = load("benchmark", BenchmarkParams)
     seed: int = value("seed")
     variants: list[str] = value("refl.variants")
-    matrix = {name: {"base": base / name} | {v: refl / name / v for v in variants} for name in value("refl.restorers")}
-
-    dataset = from_tables(faces, degraded)
+    matrix = {
+        name: {"base": data / "base" / name} | {each: data / "refl" / name / each for each in variants}
+        for name in value("refl.restorers")
+    }
+    models = {f"{name}/{variant}": path for name, folders in matrix.items() for variant, path in folders.items()}
+    comparisons = [one for name, folders in matrix.items() for one in restorer_comparisons(name, list(folders))]
+    roles = used_roles(value("features.names"), value("features.reference"))
+    plan = Plan(params.metrics, comparisons, params.resamples, seed, params.samples, roles)
+    rewards = {f"reward_{name}": load_reward(data / "frm" / folder, device()) for name, folder in REWARDS.items()}
+    cache = ScoreCache(CACHE)
     if taken := sorted(set(params.external) & set(matrix)):
         raise UserError(f"benchmark.external: {taken[0]} is a restorer of the pipeline; give the folder another name")
-    sources = source_names(faces)
-    theirs = {name: External(Path(path), dataset, sources) for name, path in params.external.items()}
-    rows: list[dict[str, Any]] = []
-    for model, folder in ((f"{name}/{v}", path) for name, folders in matrix.items() for v, path in folders.items()):
-        rows += restore(dataset, load_restorer(folder, device()), model, params.samples, params.batch_size, seed)
-    for name, images in theirs.items():
-        rows += restore(dataset, images, f"{name}/base", 1, params.batch_size, seed)
-    tables.write(RESTORED, restored_out, rows)
 
-    rewards = {f"reward_{name}": load_reward(frm / folder, device()) for name, folder in REWARDS.items()}
-    names, absent = usable(params.metrics, dataset, rewards)
-    scorer = Scorer(dataset, rewards, ScoreCache(CACHE))
-    scored = score_models(scorer, dataset, in_order(dataset, rows, str(restored_out)), names)
-    tables.write(tables.SCORES, scores_out, scored)
+    own = Opened(from_tables(data / "faces", data / "degraded"), {}, [], None)
+    sets = [own] + [
+        open_set(name, Path(one.lq), Path(one.hq) if one.hq else None, own.dataset.size, one.resize)
+        for name, one in params.datasets.items()
+    ]
+    sources = source_names(data / "faces")
+    external = {name: External(Path(path), own.dataset, sources) for name, path in params.external.items()}
+    theirs = [Comparison(name, "base-lq", f"{name}/base", "lq") for name in external]
+    results: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
+    costs: dict[str, Any] = {}
+    for opened in sets:
+        dataset = opened.dataset
+        folder = data / "restored" / ("" if opened is own else dataset.name)
+        rows: list[dict[str, Any]] = []
+        for model, path in models.items():
+            restorer = load_restorer(path, device())
+            if opened is own and model.endswith("/base"):
+                costs[model.partition("/")[0]] = cost(restorer, dataset, seed)
+            samples = max(params.samples, params.diversity_samples)
+            rows += restore(dataset, restorer, model, samples, params.batch_size, seed)
+        for name, images in external.items() if opened is own else ():
+            rows += restore(dataset, images, f"{name}/base", 1, params.batch_size, seed)
+        tables.write(RESTORED, folder, rows)
+        restored = in_order(dataset, rows, str(folder))
+        asked = replace(plan, comparisons=comparisons + theirs) if opened is own else plan
+        result, scored = measure(dataset, restored, asked, rewards, cache, opened.notes, opened.published)
+        results.append(result)
+        scores += scored
+    tables.write(tables.SCORES, data / "scores", scores)
 
-    comparisons = [one for name, folders in matrix.items() for one in restorer_comparisons(name, list(folders))]
-    comparisons += [Comparison(name, "base-lq", f"{name}/base", "lq") for name in params.external]
-    result = benchmark(
-        dataset.name,
-        tables.read_frame(tables.SCORES, scores_out),
-        comparisons,
-        absent,
-        impostor(dataset, names),
-        provenance(names, rewards),
-        params.resamples,
-        seed,
+    whole = joined(results)
+    whole["bradley_terry"]["preference"] = rankings(
+        data / "votes", data / "pairs", data / "candidates", seed, params.resamples
     )
-    write_json(metrics_out, result)
-    write_text(plot_out, score_table(result))
+    write_json(metrics_out, whole | {"restorers": costs})
+    write_text(plot_out, score_table(whole))
 
 
 if __name__ == "__main__":

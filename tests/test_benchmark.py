@@ -18,12 +18,20 @@ from tests.report.example import draw_face
 
 PARAMS = """
 seed: 0
-refl: {restorers: [diffbir], variants: [full, no_reward]}
-benchmark: {metrics: [psnr, niqe, reward_frm, reward_heldout], samples: 2, batch_size: 3, resamples: 200}
+features: {names: [psnr, entropy], reference: false}
+refl: {restorers: [diffbir], variants: [full, no_reward, full_seed1, full_seed2]}
+benchmark:
+  metrics: [psnr, entropy, niqe, reward_frm, reward_heldout]
+  datasets: {}
+  samples: 2
+  diversity_samples: 3
+  batch_size: 3
+  resamples: 200
 runtime: {device: cpu, threads: 1, num_workers: 1, joblib_backend: loky, progress: false}
 """
 TEST_FACES = [f"t{place}" for place in range(5)]
-STRENGTH = {"base": 0.12, "full": 0.02, "no_reward": 0.02}
+STRENGTH = {"base": 0.12, "full": 0.02, "no_reward": 0.02, "full_seed1": 0.03, "full_seed2": 0.04}
+MODELS, SAMPLES = 5, 3
 
 
 class Noisy:
@@ -63,10 +71,52 @@ def write_faces(root: Path, split: str = "test") -> None:
     )
 
 
+def write_votes(root: Path) -> None:
+    """Of two settings, people prefer `fine` two times in three; the pair with an anchor says nothing about them."""
+    made = {"c0": "fine", "c1": "coarse", "c2": "hq"}
+    tables.write(
+        tables.CANDIDATES,
+        root / "data/candidates",
+        [
+            {"candidate_id": c, "face_id": "p", "restorer": name, "anchor": name == "hq", "sample": 0, "seed": 0}
+            | {"image": tables.image_cell(encode_png(draw_face(c, 32)), c)}
+            for c, name in made.items()
+        ],
+    )
+    sides = {"p0": ("c0", "c1"), "p1": ("c1", "c0"), "p2": ("c0", "c2")}
+    tables.write(
+        tables.PAIRS,
+        root / "data/pairs",
+        [
+            {"pair_id": pair, "face_id": "p", "candidate_a": a, "candidate_b": b, "split": "fit", "why": "random"}
+            for pair, (a, b) in sides.items()
+        ],
+    )
+    said = [
+        ("p0", "a", ""),
+        ("p1", "b", ""),
+        ("p0", "b", ""),
+        ("p2", "b", ""),
+        ("p0", "both_bad", ""),
+        ("p1", "a", "u"),
+    ]
+    tables.write(
+        tables.VOTES,
+        root / "data/votes",
+        [
+            {"event_id": str(k), "round_id": "", "pair_id": pair, "annotator": "x", "annotator_kind": "human"}
+            | {"winner": winner, "displayed_left": "a", "shown_reference": False, "response_ms": 1, "round": 0}
+            | {"at": "", "undone_by": undone}
+            for k, (pair, winner, undone) in enumerate(said)
+        ],
+    )
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text(PARAMS)
     write_faces(tmp_path)
+    write_votes(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(benchmark, "load_restorer", lambda folder, device: Noisy(STRENGTH[variant(folder)]))
     monkeypatch.setattr(benchmark, "load_reward", lambda folder, device: Reward(Darkness(), folder.name))
@@ -87,7 +137,7 @@ def test_the_stage_states_what_is_known_to_be_true(project):
     result = json.loads((project / "metrics/benchmark.json").read_text())
     scores = result["scores"]["test"]
     assert set(scores) == {"lq", "hq", "diffbir"}
-    assert set(scores["diffbir"]) == {"base", "refl", "no_reward"}
+    assert set(scores["diffbir"]) == {"base", "refl", "no_reward", "full_seed1", "full_seed2"}
     # noise of strength s on [-1, 1] has MSE s² (less what is clipped), of peak-to-peak 2: PSNR = 20 log10(2 / s)
     assert scores["diffbir"]["base"]["psnr"]["mean"] == pytest.approx(20 * np.log10(2 / 0.12), abs=1.0)
     assert scores["diffbir"]["refl"]["psnr"]["n"] == len(TEST_FACES)
@@ -101,7 +151,7 @@ def test_the_stage_states_what_is_known_to_be_true(project):
     assert result["metrics"]["reward_heldout"]["roles"] == ["held_out"]
     assert result["provenance"]["weights"]["reward_frm"] == {"model": "reward"}
     rows = tables.read_frame(RESTORED, project / "data/restored", ["model", "face_id", "sample"])
-    assert len(rows) == 3 * len(TEST_FACES) * 2
+    assert len(rows) == MODELS * len(TEST_FACES) * SAMPLES
     assert set(rows["face_id"]) == set(TEST_FACES)
 
 
@@ -151,3 +201,48 @@ def test_a_face_without_its_degraded_image_names_the_stage(project):
     tables.write(tables.DEGRADED, "data/degraded", [])
     with pytest.raises(UserError, match="dvc repro degrade"):
         from_tables("data/faces", "data/degraded")
+
+
+def test_samples_seeds_votes_and_costs(project):
+    benchmark.main()
+    result = json.loads((project / "metrics/benchmark.json").read_text())
+    seeds = result["seeds"]["test"]["diffbir"]["refl"]["psnr"]
+    assert seeds["n"] == 3
+    assert seeds["values"] == sorted(seeds["values"], reverse=True)  # ever more noise
+    diversity = result["diversity"]["test"]
+    assert diversity["samples"] == SAMPLES
+    assert diversity["improvement"]["diffbir"]["delta"] < 0  # less noise, less difference between samples
+    people = result["bradley_terry"]["preference"]["human"]
+    assert (people["comparisons"], people["dropped"], list(people["models"])) == (3, 1, ["fine", "coarse"])
+    assert people["wins"]["fine"]["coarse"] == pytest.approx(2 / 3)
+    assert set(result["bradley_terry"]["test"]) == {"reward_frm", "reward_heldout"}
+    assert result["restorers"]["diffbir"]["params"] is None  # the stand-in is no network
+    assert result["metrics"]["entropy"]["roles"] == ["in_svm"]
+    assert result["metrics"]["psnr"]["roles"] == []
+
+
+def test_folders_are_benchmarked_beside_the_own_split(project):
+    folder = project / "wild"
+    folder.mkdir()
+    for name in TEST_FACES:
+        (folder / f"{name}.png").write_bytes(encode_png(draw_face(name, 64)))
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("datasets: {}", "datasets: {LFW-Test: {lq: wild}}"))
+    with pytest.raises(SystemExit):
+        benchmark.main()  # 64 px images for models of 32 px
+    (project / "params.yaml").write_text(text.replace("datasets: {}", "datasets: {LFW-Test: {lq: wild, resize: true}}"))
+    benchmark.main()
+    result = json.loads((project / "metrics/benchmark.json").read_text())
+    assert set(result["scores"]) == {"test", "LFW-Test"}
+    about = result["datasets"]["LFW-Test"]
+    assert (about["n"], about["size"], about["paired"], about["published"]) == (5, 32, False, 1711)
+    assert any("published LFW-Test has 1711" in note for note in about["notes"])
+    assert any("resized from 64 to 32 px" in note for note in about["notes"])
+    assert "originals" in about["absent"]["psnr"]
+    assert list(result["scores"]["LFW-Test"]["diffbir"]["refl"]) == ["entropy", "reward_frm", "reward_heldout"]
+    scores = tables.read_frame(tables.SCORES, project / "data/scores")
+    assert set(scores["dataset"]) == {"test", "LFW-Test"}
+    rows = tables.read_frame(RESTORED, project / "data/restored/LFW-Test", ["model", "face_id", "sample"])
+    assert len(rows) == MODELS * len(TEST_FACES) * SAMPLES
+    own = tables.read_frame(RESTORED, project / "data/restored", ["model", "face_id", "sample"])
+    assert len(own) == MODELS * len(TEST_FACES) * SAMPLES

@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import csv
 import io
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 
 from pipeline.evaluation import folders
-from pipeline.evaluation.scoring import ScoreCache, Scorer, impostor, load_reward, provenance, score_models, usable
-from pipeline.evaluation.summary import Comparison, benchmark, score_table
-from pipeline.metrics.catalogue import METRICS, REWARDS
+from pipeline.evaluation.measure import Plan, measure
+from pipeline.evaluation.scoring import ScoreCache, load_reward
+from pipeline.evaluation.summary import Comparison, score_table
+from pipeline.metrics.catalogue import METRICS, REWARDS, SET_METRICS, STANDARD, VQFR, get
 from pipeline.params import UserError
 from pipeline.report import formats
 from pipeline.runtime import device, one_line_errors, write_json, write_text
 
 
+class Protocol(StrEnum):
+    """Which metrics are asked for where `--metrics` names none."""
+
+    STANDARD = "standard"
+    VQFR = "vqfr"  # as behind the published tables
+    BOTH = "both"
+
+
+PROTOCOLS = {Protocol.STANDARD: {STANDARD}, Protocol.VQFR: {VQFR}, Protocol.BOTH: {STANDARD, VQFR}}
+
+
 @one_line_errors
 def compare(
     dataset: Annotated[Path, typer.Option(help="Folder with `hq` and `lq`, or with LQ images only.")],
-    results: Annotated[list[Path], typer.Option(help="Folder of restored images named as the LQ ones; repeat it.")],
+    results: Annotated[
+        list[Path],
+        typer.Option(help="Folder of restored images named as the LQ ones, or of one folder a sample; repeat it."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the tables.")] = Path("benchmark"),
-    metrics: Annotated[str, typer.Option(help="Names, separated by commas; empty: all that can be computed.")] = "",
+    metrics: Annotated[
+        str, typer.Option(help="Names, separated by commas, `pyiqa:NAME` too; empty: all that can be computed.")
+    ] = "",
+    protocol: Annotated[Protocol, typer.Option(help="Which metrics, where --metrics is empty.")] = Protocol.BOTH,
+    name: Annotated[str, typer.Option(help="What the dataset is, e.g. CelebA-Test; empty: its folder's name.")] = "",
     baseline: Annotated[str, typer.Option(help="Results that the others are compared with; empty: the first.")] = "",
     reward: Annotated[Path | None, typer.Option(help="Folder of a saved reward model, for reward_frm.")] = None,
     only_common: Annotated[bool, typer.Option(help="Leave out images that some folder lacks, and say so.")] = False,
@@ -33,35 +52,37 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
 ) -> None:
     """Score folders of restored faces, with paired intervals; images are paired by name."""
-    faces, restored, notes = folders.read(dataset, results, only_common)
+    opened = folders.read(dataset, results, only_common, name)
+    restored = opened.results
     baseline = baseline or next(iter(restored))
     if baseline not in restored:
         raise UserError(f"--baseline {baseline}: no such results; given are {', '.join(restored)}")
-    asked = [name.strip() for name in metrics.split(",") if name.strip()] or list(METRICS)
+    asked = [one.strip() for one in metrics.split(",") if one.strip()]
+    asked = asked or [one for one in (*METRICS, *SET_METRICS) if PROTOCOLS[protocol] & set(get(one).protocols)]
     rewards = {REWARDS[0]: load_reward(reward, device())} if reward else {}
-    names, absent = usable(asked, faces, rewards)
-    if not names:
-        raise UserError(f"no metric can be computed: {'; '.join(f'{k}: {v}' for k, v in absent.items())}")
-    rows = score_models(Scorer(faces, rewards, ScoreCache(cache)), faces, {k: [v] for k, v in restored.items()}, names)
-    asked_for = [
+    comparisons = [
         Comparison(model, f"{model} − {other}", model, other)
         for model in restored
         for other in dict.fromkeys((baseline, "lq"))
         if other != model
     ]
-    made_by = provenance(names, rewards)
-    result = benchmark(
-        faces.name, pd.DataFrame(rows), asked_for, absent, impostor(faces, names), made_by, resamples, seed
-    )
-    write_json(out / "benchmark.json", result | {"notes": notes})
+    samples = max(len(each) for each in restored.values())
+    plan = Plan(asked, comparisons, resamples, seed, samples, {})
+    result, rows = measure(opened.dataset, restored, plan, rewards, ScoreCache(cache), opened.notes, opened.published)
+    name = opened.dataset.name
+    write_json(out / "benchmark.json", result | {"notes": opened.notes})
     write_text(out / "means.csv", score_table(result))
-    formats.write(out, result, faces.name)
+    formats.write(out, result, name)
     write_text(out / "scores.csv", per_image(rows))
-    for note in notes:
+    for note in opened.notes:
         print(f"note: {note}")
-    for name, reason in absent.items():
-        print(f"absent: {name}: {reason}")
-    print(f"\n{formats.markdown(formats.score_table(result, faces.name))}\nwritten to {out}")
+    for metric, reason in result["absent"].items():
+        print(f"absent: {metric}: {reason}")
+    print(f"\n{formats.markdown(formats.score_table(result, name))}")
+    for metric, entry in result["frechet"][name].items():
+        values = ", ".join(f"{model} {found['base']['value']:.4g}" for model, found in entry["scores"].items())
+        print(f"{metric} ({entry['label']}, against {entry['against']}): {values}; {entry['note']}")
+    print(f"written to {out}")
 
 
 def per_image(rows: list[dict[str, object]]) -> str:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.evaluation.dataset import Dataset
-from pipeline.images import Pixels, decode
+from pipeline.images import Pixels, decode, resize
 from pipeline.params import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
-HQ_NAMES, LQ_NAMES = ("hq", "gt", "high_quality"), ("lq", "input", "low_quality")
-# how many images the papers of this field report their numbers on, by the folder's usual name
+HQ_NAMES = ("hq", "gt", "high_quality", "celeba_512_validation")
+LQ_NAMES = ("lq", "input", "low_quality", "celeba_512_validation_lq")
+# how many images the papers of this field report their numbers on, by the usual name's letters and digits
 PUBLISHED = {"celebatest": 3000, "lfwtest": 1711, "webphototest": 407, "widertest": 970}
+Files = Mapping[str, Path]  # image files by name without suffix
 
 
 class Images(Sequence[Pixels]):
     """Images of a folder in the order of `paths`, decoded when they are looked at: a test set may not fit in memory."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        """`paths` are readable image files."""
+    def __init__(self, paths: Sequence[Path], size: int | None = None) -> None:
+        """`paths` are readable image files; `size`: resized to size × size px."""
         self.paths = tuple(paths)
+        self.size = size
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -34,11 +38,22 @@ class Images(Sequence[Pixels]):
     def __getitem__(self, index: slice) -> Images: ...
     def __getitem__(self, index: int | slice) -> Pixels | Images:
         if isinstance(index, slice):
-            return Images(self.paths[index])
-        return decode(self.paths[index].read_bytes(), str(self.paths[index]))
+            return Images(self.paths[index], self.size)
+        image = decode(self.paths[index].read_bytes(), str(self.paths[index]))
+        return image if self.size is None else resize(image, self.size)
 
     def __iter__(self) -> Iterator[Pixels]:
         return (self[index] for index in range(len(self)))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A dataset from folders, results in its order (each with its samples), and what a reader must be told."""
+
+    dataset: Dataset
+    results: dict[str, list[Images]]
+    notes: list[str]
+    published: int | None  # images of the published set of this name
 
 
 def find(folder: Path) -> dict[str, Path]:
@@ -59,6 +74,14 @@ def find(folder: Path) -> dict[str, Path]:
     return found
 
 
+def find_samples(folder: Path) -> dict[Path, dict[str, Path]]:
+    """A folder of results: its images, or, where it holds folders only, each of them as one sample of every face."""
+    if folder.is_dir() and not any(path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
+        if below := sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+            return {path: find(path) for path in below}
+    return {folder: find(folder)}
+
+
 def locate(dataset: Path) -> tuple[Path | None, Path]:
     """The HQ and LQ folders of a dataset: sub-folders `hq`/`gt` and `lq`/`input`, or the folder itself as LQ."""
     if not dataset.is_dir():
@@ -71,21 +94,67 @@ def locate(dataset: Path) -> tuple[Path | None, Path]:
     return hq, lq or dataset
 
 
-def read(dataset: Path, results: Sequence[Path], only_common: bool) -> tuple[Dataset, dict[str, Images], list[str]]:
-    """The dataset, each results folder's images in its order, and what a reader must be told about them.
+def read(dataset: Path, results: Sequence[Path], only_common: bool, name: str = "") -> Opened:
+    """The dataset and each results folder's images in its order; `name` says which published set it is.
 
     `only_common` leaves out images that a folder lacks, and says how many; otherwise that is an error.
     Raises UserError naming the folder for missing names, different sizes, unreadable files or two folders of one name.
     """
     hq_folder, lq_folder = locate(dataset)
     hq, lq = (find(hq_folder) if hq_folder else None), find(lq_folder)
-    found = {folder.resolve().name: find(folder) for folder in results}
+    found = {folder.resolve().name: find_samples(folder) for folder in results}
     if len(found) != len(results) or {"lq", "hq"} & set(found):
         raise UserError("--results: folders need different names, none of them `lq` or `hq`")
-    sources = {str(hq_folder): hq} if hq is not None else {}
-    sources |= {str(folder): found[folder.resolve().name] for folder in results}
-    notes = _count_note(dataset, len(lq))
-    names = sorted(lq)
+    sources = {hq_folder: hq} if hq_folder and hq is not None else {}
+    sources |= {folder: files for samples in found.values() for folder, files in samples.items()}
+    names, notes = _common(lq, sources, only_common)
+    if not names:
+        raise UserError(f"{dataset}: no name is common to all folders; images are paired by file name")
+    width, height = _one_size([files[one] for one in names for files in (lq, *sources.values())])
+    name = name or dataset.resolve().name
+    published, counted = _published(name, len(lq))
+    return Opened(
+        _dataset(name, names, lq, hq, min(width, height)),
+        {
+            model: [Images([files[one] for one in names]) for files in samples.values()]
+            for model, samples in found.items()
+        },
+        counted + notes,
+        published,
+    )
+
+
+def open_set(name: str, lq_folder: Path, hq_folder: Path | None, size: int, resized: bool) -> Opened:
+    """A named test set for models that restore squares of `size` px; `resized`: bring its images to that size.
+
+    Raises UserError as `read` does, and for images of another size that are not to be resized.
+    """
+    lq, hq = find(lq_folder), (find(hq_folder) if hq_folder else None)
+    names, notes = _common(lq, {hq_folder: hq} if hq_folder and hq is not None else {}, only_common=False)
+    width, height = _one_size([files[one] for one in names for files in (lq, hq) if files])
+    published, counted = _published(name, len(lq))
+    if (width, height) != (size, size):
+        said = f"{lq_folder}: images are {width} × {height} px, the models' {size} × {size}"
+        if width != height:
+            raise UserError(f"{said}; crop them to squares (aligned faces) first")
+        if not resized:
+            raise UserError(f"{said}; set benchmark.datasets.{name}.resize: true, or use models of that size")
+        notes.append(f"resized from {width} to {size} px: not comparable with numbers at {width} px")
+    only = size if resized else None
+    return Opened(_dataset(name, names, lq, hq, size, only), {}, counted + notes, published)
+
+
+def _dataset(
+    name: str, names: Sequence[str], lq: Files, hq: Files | None, size: int, resized: int | None = None
+) -> Dataset:
+    originals = Images([hq[one] for one in names], resized) if hq is not None else None
+    degraded = Images([lq[one] for one in names], resized)
+    return Dataset(name, tuple(names), ("",) * len(names), degraded, originals, size)
+
+
+def _common(lq: Files, sources: Mapping[Path, Files], only_common: bool) -> tuple[list[str], list[str]]:
+    """The names that count, and what was left out. Raises UserError for missing names unless `only_common`."""
+    names, notes = sorted(lq), []
     for folder, files in sources.items():
         if missing := [name for name in names if name not in files]:
             said = (
@@ -97,30 +166,20 @@ def read(dataset: Path, results: Sequence[Path], only_common: bool) -> tuple[Dat
             names = [name for name in names if name in files]
         if extra := sorted(set(files) - set(lq)):
             notes.append(f"{folder}: {len(extra)} images have no LQ of their name, e.g. {extra[0]}; left out")
-    if not names:
-        raise UserError(f"{dataset}: no name is common to all folders; images are paired by file name")
-    size = _one_size([files[name] for name in names for files in (lq, *sources.values())])
-    read_dataset = Dataset(
-        dataset.resolve().name,
-        tuple(names),
-        ("",) * len(names),
-        Images([lq[name] for name in names]),
-        Images([hq[name] for name in names]) if hq is not None else None,
-        size,
-    )
-    return read_dataset, {model: Images([files[name] for name in names]) for model, files in found.items()}, notes
+    return names, notes
 
 
-def _count_note(dataset: Path, count: int) -> list[str]:
-    usual = "".join(letter for letter in dataset.resolve().name.lower() if letter.isalnum())
-    expected = PUBLISHED.get(usual)
+def _published(name: str, count: int) -> tuple[int | None, list[str]]:
+    """How many images the published set of this name has, and a note where `count` is another number."""
+    letters = "".join(letter for letter in name.lower() if letter.isalnum())
+    expected = next((number for usual, number in PUBLISHED.items() if letters.startswith(usual)), None)
     if expected is None or expected == count:
-        return []
-    return [f"{dataset}: {count} images, the published {dataset.name} has {expected}: not comparable with papers"]
+        return expected, []
+    return expected, [f"{name}: {count} images, the published {name} has {expected}: not comparable with papers"]
 
 
-def _one_size(paths: Sequence[Path]) -> int:
-    """The shorter side that all images share; only headers are read."""
+def _one_size(paths: Sequence[Path]) -> tuple[int, int]:
+    """Width and height that all images share; only headers are read."""
     sizes: dict[tuple[int, int], Path] = {}
     for path in paths:
         try:
@@ -134,4 +193,4 @@ def _one_size(paths: Sequence[Path]) -> int:
                 f"{first} is {one[0]} × {one[1]} px, {second} is {two[0]} × {two[1]} px; "
                 "scores need one size: resize the images first"
             )
-    return min(next(iter(sizes)))
+    return next(iter(sizes))

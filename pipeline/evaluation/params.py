@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import Field, field_validator
 
 from pipeline.params import Params
+
+
+class FolderParams(Params):
+    """A test set as folders of images, paired by file name."""
+
+    lq: str
+    hq: str | None = None  # null: LQ only (LFW-Test, WebPhoto-Test, WIDER-Test)
+    resize: bool = False  # to the models' size; false: images of another size are an error
 
 
 class BenchmarkParams(Params):
@@ -12,7 +22,9 @@ class BenchmarkParams(Params):
 
     metrics: list[str] = Field(min_length=1)
     external: dict[str, str] = Field(default_factory=dict)  # further rows: name → folder of results
+    datasets: dict[str, FolderParams]  # beside the pipeline's own test split
     samples: int = Field(ge=1, le=64)
+    diversity_samples: int = Field(ge=0, le=64)  # under 2: diversity is not measured
     batch_size: int = Field(ge=1, le=1024)
     resamples: int = Field(ge=100, le=1_000_000)
 
@@ -22,3 +34,13 @@ class BenchmarkParams(Params):
         if wrong := [name for name in external if name in ("lq", "hq") or "/" in name]:
             raise ValueError(f"{wrong[0]!r} can't name a row: it is taken, or holds a slash")
         return external
+
+    @field_validator("datasets")
+    @classmethod
+    def _names(cls, datasets: dict[str, FolderParams]) -> dict[str, FolderParams]:
+        for name in datasets:
+            if name in ("test", "preference") or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+                raise ValueError(
+                    f"`{name}`: a dataset's name is letters, digits, _ . - and neither test nor preference"
+                )
+        return datasets

@@ -19,17 +19,22 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.dataset import Dataset
 from pipeline.images import Pixels
-from pipeline.metrics import compute, identity
-from pipeline.metrics.catalogue import METRICS, REWARDS, known
+from pipeline.metrics import compute, embeddings, identity
+from pipeline.metrics.catalogue import REWARDS, SET_METRICS, get, known
+from pipeline.metrics.embeddings import COMPARED, EMBEDDERS, Vectors
 from pipeline.parallel import CHUNK
 from pipeline.reward.model import FaceRewardModel
 from pipeline.runtime import atomic, file_hash, fingerprint, stable_hash
 
 BLOCK = 32 * CHUNK  # images in memory at once; whole chunks, so it has no effect on the scores
 Scores = NDArray[np.float64]
-LIBRARIES = ("torch", "numpy", "scipy", "pyiqa", "basicsr", "dlib-bin", "open_clip_torch", "diffusers", "scikit-learn")
+LIBRARIES = (
+    *("torch", "numpy", "scipy", "pyiqa", "basicsr", "facexlib", "dlib-bin", "stlpips_pytorch"),
+    *("open_clip_torch", "diffusers", "opencv-python-headless", "pillow"),
+)
 
 
+@cache
 def versions() -> dict[str, str]:
     """Version of each library that a score depends on; "absent" where it is not installed."""
     found = {}
@@ -61,6 +66,13 @@ def metric_code(name: str) -> str:
     return fingerprint(*compute.weights(name), *modules, *versions().items())
 
 
+@cache
+def embedder_code(name: str) -> str:
+    """Fingerprint of an embedder's weights, module and libraries."""
+    modules = sorted(Path(compute.__file__).parent.glob("*.py"))
+    return fingerprint(*EMBEDDERS[name].files(), *modules, *versions().items())
+
+
 def image_hash(image: Pixels) -> str:
     """SHA-256 of an image's shape and pixels."""
     return hashlib.sha256(str(image.shape).encode() + image.tobytes()).hexdigest()
@@ -73,6 +85,7 @@ class ScoreCache:
         """`folder` None keeps nothing between runs."""
         self._folder = folder
         self._values: dict[str, dict[str, float]] = {}
+        self._vectors: dict[str, dict[str, Vectors]] = {}
 
     def lookup(self, metric: str) -> dict[str, float]:
         """Known scores of `metric` (its name and version) by key."""
@@ -90,6 +103,26 @@ class ScoreCache:
             with atomic(path) as temporary:
                 pq.write_table(pa.table({"key": list(values), "value": list(values.values())}), temporary)
 
+    def vectors(self, embedder: str) -> dict[str, Vectors]:
+        """Known vectors of an embedder (its name and version) by image."""
+        if embedder not in self._vectors:
+            path = self._path(embedder)
+            known = pq.read_table(path) if path and path.is_file() else None
+            values = known["value"].combine_chunks().flatten().to_numpy() if known else np.empty(0)
+            keys = known["key"].to_pylist() if known else []
+            self._vectors[embedder] = dict(zip(keys, values.reshape(len(keys), -1), strict=True)) if keys else {}
+        return self._vectors[embedder]
+
+    def store_vectors(self, embedder: str, fresh: Mapping[str, Vectors]) -> None:
+        """Add vectors and write the embedder's file atomically (single precision: what the networks compute in)."""
+        values = self.vectors(embedder)
+        values.update({key: vector.astype(np.float32) for key, vector in fresh.items()})
+        if path := self._path(embedder):
+            flat = pa.array(np.concatenate(list(values.values())))
+            rows = pa.FixedSizeListArray.from_arrays(flat, len(next(iter(values.values()))))
+            with atomic(path) as temporary:
+                pq.write_table(pa.table({"key": list(values), "value": rows}), temporary)
+
     def _path(self, metric: str) -> Path | None:
         return self._folder / f"{metric}.parquet" if self._folder else None
 
@@ -102,15 +135,46 @@ class Scorer:
         self._dataset = dataset
         self._rewards = rewards
         self._cache = stored
-        self._hq_hashes = [image_hash(image) for image in dataset.hq or ()]
-        self._lq_hashes = [image_hash(image) for image in dataset.lq]
+        self._hashes: dict[int, tuple[Sequence[Pixels], list[str]]] = {}
+        self._hq_hashes = self.hashes(dataset.hq or ())
+        self._lq_hashes = self.hashes(dataset.lq)
+
+    def hashes(self, images: Sequence[Pixels]) -> list[str]:
+        """`image_hash` of each, computed once for one sequence: it may decode a file for every image."""
+        if id(images) not in self._hashes:  # the sequence is kept with its hashes, so its id is not used again
+            self._hashes[id(images)] = (images, [image_hash(image) for image in images])
+        return self._hashes[id(images)][1]
 
     def score(self, names: Sequence[str], columns: Sequence[Sequence[Pixels]]) -> dict[str, Scores]:
         """Scores [faces, columns] for each name; a column holds one image a face, in the dataset's order."""
+        found = {name: self._compared(name, columns) for name in names if name in COMPARED}
+        return found | self._scored([name for name in names if name not in COMPARED], columns)
+
+    def embed(self, embedder: str, images: Sequence[Pixels]) -> Vectors:
+        """Vectors [N, dims] of images, each computed once."""
+        hashes = self.hashes(images)
+        file = f"{embedder}-{embedder_code(embedder)}"
+        known = self._cache.vectors(file)
+        # the first place of each unknown image
+        missing = list({key: row for row, key in reversed(list(enumerate(hashes))) if key not in known}.values())[::-1]
+        for start in range(0, len(missing), BLOCK):
+            part = missing[start : start + BLOCK]
+            padded = [images[row] for row in part] + [images[part[-1]]] * (-len(part) % CHUNK)  # see `_compute`
+            vectors = embeddings.embed(embedder, padded if EMBEDDERS[embedder].on_gpu else padded[: len(part)])
+            self._cache.store_vectors(file, {hashes[row]: vectors[place] for place, row in enumerate(part)})
+        return np.stack([known[key] for key in hashes]).astype(np.float64)
+
+    def _compared(self, name: str, columns: Sequence[Sequence[Pixels]]) -> Scores:
+        """Scores [faces, columns] of a metric that compares two vectors."""
+        embedder, compared = COMPARED[name]
+        originals = self.embed(embedder, self._dataset.hq or ())
+        return np.stack([compared(self.embed(embedder, column), originals) for column in columns], axis=1)
+
+    def _scored(self, names: Sequence[str], columns: Sequence[Sequence[Pixels]]) -> dict[str, Scores]:
         count = len(columns)
         # face by face, so that what an original needs is computed once for all that is compared with it
         cells = [(face, column) for face in range(len(self._dataset.ids)) for column in range(count)]
-        hashes = [image_hash(columns[column][face]) for face, column in cells]
+        hashes = [self.hashes(columns[column])[face] for face, column in cells]
         files = {name: f"{name}-{self.code(name)}" for name in names}
         keys = {name: [self._key(name, face, h) for (face, _), h in zip(cells, hashes, strict=True)] for name in names}
         groups: dict[tuple[int, ...], list[str]] = {}
@@ -135,7 +199,7 @@ class Scorer:
     def _key(self, name: str, face: int, image: str) -> str:
         if name in self._rewards:
             return stable_hash(image, self._dataset.captions[face])
-        against = {"blind": "", "lq": self._lq_hashes[face]}.get(METRICS[name].needs)
+        against = {"blind": "", "lq": self._lq_hashes[face]}.get(get(name).needs)
         return stable_hash(image, self._hq_hashes[face] if against is None else against)
 
     def _compute(self, names: Sequence[str], images: list[Pixels], faces: list[int]) -> dict[str, Scores]:
@@ -168,14 +232,20 @@ def usable(names: Sequence[str], dataset: Dataset, rewards: Collection[str]) -> 
 
     Raises UserError for a name that is not in the catalogue.
     """
-    known(names, "benchmark.metrics")
-    found, absent = compute.available([name for name in names if name not in REWARDS], dataset.size)
+    of_images = [name for name in names if name not in SET_METRICS]
+    known(of_images, "benchmark.metrics")
+    found, absent = compute.available([name for name in of_images if name not in REWARDS], dataset.size)
     for name in names:
+        metric = get(name)
         if name in REWARDS and name not in rewards:
             absent[name] = "no reward model was given"
-        elif METRICS[name].reference and dataset.hq is None:
+        elif dataset.hq is None and (metric.reference or (name in SET_METRICS and name != "fid_vqfr")):
             absent[name] = "needs the originals (HQ), which this dataset lacks"
-    present = {*found, *rewards} - set(absent)
+        elif name in SET_METRICS and (reason := compute.absence(metric, dataset.size)):
+            absent[name] = reason
+        elif name in SET_METRICS and len(dataset.ids) < 2:
+            absent[name] = "needs two images or more"
+    present = {*found, *rewards, *SET_METRICS} - set(absent)
     return [name for name in names if name in present], absent
 
 
@@ -196,7 +266,7 @@ def score_models(
     }
     if dataset.hq is not None:
         # an original compared with itself says nothing (its PSNR is infinite)
-        blind = [name for name in names if METRICS[name].needs == "blind"]
+        blind = [name for name in names if get(name).needs == "blind"]
         result["hq"] = {name: values[:, 0] for name, values in scorer.score(blind, [dataset.hq]).items()}
     return [
         {"dataset": dataset.name, "model": model, "face_id": face_id}
@@ -206,11 +276,11 @@ def score_models(
     ]
 
 
-def impostor(dataset: Dataset, names: Sequence[str]) -> dict[str, dict[str, float]]:
+def impostor(scorer: Scorer, dataset: Dataset, names: Sequence[str]) -> dict[str, dict[str, float]]:
     """Distance between different faces of the dataset (mean, 5th percentile): the chance level of identity metrics."""
-    if "id_dlib" not in names or dataset.hq is None:
+    if "id_dlib" not in names or dataset.hq is None or len(dataset.ids) < 2:
         return {}
-    return {"id_dlib": identity.impostors(identity.embed(dataset.hq))}
+    return {"id_dlib": identity.impostors(scorer.embed("dlib", dataset.hq))}
 
 
 def provenance(names: Sequence[str], rewards: Mapping[str, Reward]) -> dict[str, Any]:
@@ -218,12 +288,25 @@ def provenance(names: Sequence[str], rewards: Mapping[str, Reward]) -> dict[str,
 
     `weights` of a metric: the first 16 hex digits of each file's SHA-256; of a reward, of its saved folder.
     """
-    files = {name: compute.weights(name) for name in names if name not in rewards}
-    weights: dict[str, Any] = {
-        name: {path.name: file_hash(path)[:16] for path in paths} for name, paths in files.items() if paths
-    }
-    weights |= {name: {"model": reward.code} for name, reward in rewards.items()}
+    weights: dict[str, Any] = {name: found for name in names if (found := weight_hashes(name, rewards))}
     return {"weights": weights, "versions": versions(), "cpu": cpu_model(), "threads": torch.get_num_threads()}
+
+
+def weight_hashes(name: str, rewards: Mapping[str, Reward]) -> dict[str, str]:
+    """File → the first 16 hex digits of its SHA-256, for all files behind a metric; none where it needs none."""
+    if name in rewards:
+        return {"model": rewards[name].code}
+    return {path.name: _short_hash(path) for path in compute.weights(name)}
+
+
+@cache
+def _short_hash(path: Path) -> str:
+    return file_hash(path)[:16]
+
+
+def library_versions(name: str) -> dict[str, str]:
+    """The libraries that compute a metric, with their versions."""
+    return {library: versions()[library] for library in compute.libraries(name)}
 
 
 def cpu_model() -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
 
-from pipeline.metrics.catalogue import METRICS
+from pipeline.metrics.catalogue import METRICS, PYIQA, get
 from pipeline.metrics.statistics import holm, paired_bootstrap, wilcoxon_p
 from pipeline.runtime import stable_seed
+
+SEED = re.compile(r"(.+)_seed\d+")  # a repeat of a variant with another seed, e.g. full_seed1
 
 
 @dataclass(frozen=True)
@@ -27,65 +32,125 @@ class Comparison:
 def restorer_comparisons(restorer: str, variants: Sequence[str]) -> list[Comparison]:
     """The questions asked of one restorer: against its base, against each other variant, and against its input."""
     full = f"{restorer}/full"
-    asked = [
-        Comparison(restorer, f"full-{other}", full, f"{restorer}/{other}") for other in variants if other != "full"
-    ]
+    others = [variant for variant in variants if variant != "full" and not SEED.fullmatch(variant)]
+    asked = [Comparison(restorer, f"full-{other}", full, f"{restorer}/{other}") for other in others]
     asked += [Comparison(restorer, f"{variant}-lq", f"{restorer}/{variant}", "lq") for variant in ("base", "full")]
     return asked
 
 
 def summarise(scores: pd.DataFrame, resamples: int, seed: int) -> dict[str, dict[str, dict[str, Any]]]:
-    """Mean and 95 % bootstrap interval of every metric: {restorer: {variant: {metric: {mean, ci95, n}}}}.
+    """Mean and 95 % bootstrap interval of every metric: {restorer: {variant: {metric: {mean, ci95, n, dropped}}}}.
 
-    `scores`: rows of the SCORES table of one dataset. A model without a slash (`lq`, `hq`) is its own restorer, with
-    the one variant `base`; `full` is written as `refl`, the contract's name. Metrics absent for a model (all NaN) are
-    left out; a score that is missing for some of its faces is a bug: ValueError.
+    `scores`: rows of the SCORES table of one dataset. Metrics absent for a model (all NaN) are left out; a score that
+    is missing for some of its faces is a bug, ValueError, unless the metric's protocol drops pairs: then it is counted.
     """
-    result: dict[str, dict[str, dict[str, Any]]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for model, rows in scores.groupby("model", sort=True):
-        restorer, _, variant = str(model).partition("/")
-        entry = result.setdefault(restorer, {})[public_name(variant or "base")] = {}
+        entry = found[str(model)] = {}
         for metric in metric_columns(scores):
-            values = rows[metric].to_numpy(dtype=np.float64)
-            if np.isnan(values).all():
+            values, dropped = kept(metric, rows[metric].to_numpy(dtype=np.float64))
+            if not len(values):
                 continue
             mean, lo, hi = paired_bootstrap(values, stable_seed(seed, "mean", model, metric), resamples)
-            entry[metric] = {"mean": mean, "ci95": [lo, hi], "n": len(values)}
+            entry[metric] = {"mean": mean, "ci95": [lo, hi], "n": len(values), "dropped": dropped}
+    return nested(found)
+
+
+def kept(metric: str, values: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+    """The values that count, and how many the metric's protocol drops; none where all are NaN (metric absent)."""
+    missing = np.isnan(values)
+    return (values[~missing], int(missing.sum())) if get(metric).drops or missing.all() else (values, 0)
+
+
+def nested(models: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By name of the scores table's `model` column → {restorer: {variant: …}}, as metrics/benchmark.json has it.
+
+    A model without a slash (`lq`, `hq`, a folder of results) is its own restorer, with the one variant `base`; `full`
+    is written as `refl`, the contract's name.
+    """
+    result: dict[str, dict[str, Any]] = {}
+    for model, value in models.items():
+        restorer, _, variant = model.partition("/")
+        result.setdefault(restorer, {})[public_name(variant or "base")] = value
     return result
 
 
 def compare(scores: pd.DataFrame, comparison: Comparison, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
-    """{metric: {delta, ci95, p, p_holm, better, worse, relative, n}} of two models on the same faces.
+    """{metric: {delta, ci95, p, p_holm, better, worse, relative, n, dropped}} of two models on the same faces.
 
     delta is model − baseline; `better` (`worse`): the interval excludes zero on the good (bad) side; p is Wilcoxon's,
-    p_holm corrected over this comparison's metrics; relative is delta / |mean of the baseline|.
+    p_holm corrected over this comparison's metrics; relative is delta / |mean of the baseline|; `dropped`: faces that
+    the metric's protocol leaves out of either model.
     Raises ValueError where the two models were not scored on the same faces.
     """
-    one = scores[scores["model"] == comparison.model].set_index("face_id").sort_index()
-    two = scores[scores["model"] == comparison.baseline].set_index("face_id").sort_index()
+    one, two = (_of_model(scores, model) for model in (comparison.model, comparison.baseline))
     if list(one.index) != list(two.index) or one.empty:
         raise ValueError(f"{comparison.model} and {comparison.baseline} are not scored on the same faces")
     result: dict[str, dict[str, Any]] = {}
     for metric in metric_columns(scores):
-        delta = one[metric].to_numpy(dtype=np.float64) - two[metric].to_numpy(dtype=np.float64)
-        if np.isnan(delta).all():
+        values, reference = (frame[metric].to_numpy(dtype=np.float64) for frame in (one, two))
+        delta, dropped = kept(metric, values - reference)
+        if not len(delta):
             continue
         # the seed leaves the models out: every comparison of a metric resamples the same faces
         mean, lo, hi = paired_bootstrap(delta, stable_seed(seed, "delta", metric), resamples)
         up, down = lo > 0, hi < 0
-        higher = METRICS[metric].higher_is_better
+        higher = get(metric).higher_is_better
+        level = abs(float(np.nanmean(reference)))
         result[metric] = {
             "delta": mean,
             "ci95": [lo, hi],
             "p": wilcoxon_p(delta),
             "better": up if higher else down,
             "worse": down if higher else up,
-            "relative": mean / abs(float(two[metric].mean())) if two[metric].mean() else 0.0,
+            "relative": mean / level if level else 0.0,
             "n": len(delta),
+            "dropped": dropped,
         }
     for entry, adjusted in zip(result.values(), holm([entry["p"] for entry in result.values()]), strict=True):
         entry["p_holm"] = float(adjusted)
     return result
+
+
+def _of_model(scores: pd.DataFrame, model: str) -> pd.DataFrame:
+    return scores[scores["model"] == model].set_index("face_id").sort_index()
+
+
+def seeds(scores: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
+    """How much training's seed moves the means: {restorer: {variant: {metric: {n, mean, std, values, ci95}}}}.
+
+    Over a variant and its repeats `<variant>_seed<k>`, where there are any; `refl-base` holds the means' differences
+    from the base. `ci95` is Student's interval over seeds, from three seeds on.
+    """
+    means = {str(model): rows[metric_columns(scores)].mean() for model, rows in scores.groupby("model", sort=True)}
+    repeats: dict[str, list[str]] = {}
+    for model in means:
+        if match := SEED.fullmatch(model):
+            repeats.setdefault(match[1], [match[1]] if match[1] in means else []).append(model)
+    result: dict[str, dict[str, dict[str, Any]]] = {}
+    for first, models in repeats.items():
+        restorer, _, variant = first.partition("/")
+        entry = result.setdefault(restorer, {})
+        frame = pd.DataFrame([means[model] for model in models])
+        entry[public_name(variant)] = _spreads(frame)
+        if variant == "full" and f"{restorer}/base" in means:
+            entry["refl-base"] = _spreads(frame - means[f"{restorer}/base"])
+    return result
+
+
+def _spreads(means: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    return {str(metric): spread(column.to_numpy()) for metric, column in means.dropna(axis=1).items()}
+
+
+def spread(values: NDArray[np.float64]) -> dict[str, Any]:
+    """n, mean, standard deviation (over n − 1) and, from three values on, Student's 95 % interval of the mean."""
+    found: dict[str, Any] = {"n": len(values), "mean": float(values.mean()), "values": [float(one) for one in values]}
+    if len(values) > 1:
+        found["std"] = float(values.std(ddof=1))
+    if len(values) > 2:
+        half = float(stats.t.ppf(0.975, len(values) - 1)) * found["std"] / np.sqrt(len(values))
+        found["ci95"] = [found["mean"] - half, found["mean"] + half]
+    return found
 
 
 def benchmark(
@@ -117,20 +182,22 @@ def benchmark(
 
 
 def describe(metric: str) -> dict[str, Any]:
-    """Label, direction, minimum size and roles of a metric, as plain data."""
-    entry = METRICS[metric]
+    """Label, direction, minimum size, roles and protocols of a metric, as plain data."""
+    entry = get(metric)
     return {
         "label": entry.label,
         "higher_is_better": entry.higher_is_better,
         "reference": entry.reference,
         "min_size": entry.min_size,
         "roles": sorted(entry.roles),
+        "protocols": list(entry.protocols),
     }
 
 
 def metric_columns(scores: pd.DataFrame) -> list[str]:
     """The columns of a scores frame that are metrics, in the catalogue's order."""
-    return [name for name in METRICS if name in scores.columns]
+    taken = [name for name in scores.columns if str(name).startswith(PYIQA)]
+    return [*(name for name in METRICS if name in scores.columns), *sorted(taken)]
 
 
 def public_name(variant: str) -> str:

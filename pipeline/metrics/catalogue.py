@@ -1,25 +1,29 @@
 """What every metric is, as data: what it needs, which way is better, from which size it is valid, who has used it.
 
-Roles say what a metric may still prove: "held_out" is only what no loss, label, SVM or selection has seen. Left out of
-pyiqa on purpose: `mad`, 0.0 for plainly noisy pairs at 64 px, and `maniqa`, which scores random crops and fetches a
-backbone from a model hub.
+Beside these, `pyiqa:NAME` is any image metric of pyiqa by its own name, with pyiqa's defaults. Roles say what a metric
+may still prove: "held_out" is only what no loss, label, SVM or selection has seen. Left out on purpose: pyiqa's `mad`,
+0.0 for plainly noisy pairs at 64 px, and `maniqa`, which scores random crops and fetches a backbone from a model hub;
+an identity angle of dlib's embedding, which was trained for Euclidean distances (`id_dlib`), not for angles.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from pipeline.params import UserError
 
-Needs = Literal["blind", "lq", "reference"]
+Needs = Literal["blind", "lq", "reference", "set"]
 ROLES = frozenset({"in_loss", "in_labels", "in_svm", "selects", "held_out"})
+STANDARD, VQFR = "standard", "VQFR-compatible"  # protocols: ours, and that behind the published tables (method.md 6)
+PYIQA = "pyiqa:"  # prefix of metrics taken from pyiqa by name
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric. `needs`: the image alone, the degraded input, or the original (HQ)."""
+    """One metric. `needs`: the image alone, the degraded input, the original (HQ), or a whole set of images."""
 
     name: str
     label: str
@@ -30,6 +34,9 @@ class Metric:
     pyiqa: str | None = None  # its name in pyiqa, where pyiqa computes it
     options: tuple[tuple[str, object], ...] = ()  # of pyiqa, where its default is not what the label says
     weights: tuple[str, ...] = ()  # files under weights/hub, in torch.hub's layout, that must be there
+    obtain: str = ""  # where these files come from; empty: pyiqa fetches them on a machine with network
+    protocols: tuple[str, ...] = (STANDARD,)
+    drops: bool = False  # whether its protocol leaves out some images (NaN): counted, never silent
 
     @property
     def reference(self) -> bool:
@@ -42,10 +49,33 @@ def _metric(name: str, label: str, better: str, needs: Needs, roles: str = "", *
 
 
 _VGG16 = "checkpoints/vgg16-397923af.pth"
+_ARCFACE = "vqfr/resnet18_110.pth"
+_ARCFACE_FROM = "put resnet18_110.pth of VQFR's metric weights there (or GFPGAN's arcface_resnet18.pth under its name)"
 _ALL = (
     # identity and landmarks
     _metric("id_dlib", "Identity distance (dlib ResNet)", "lower", "reference", "held_out", min_size=32),
     _metric("lmd_68", "Landmark distance, px (68 points)", "lower", "reference", "selects", min_size=32),
+    _metric(
+        *("lmd_98", "Landmark distance, px (AWing, 98 points)", "lower", "reference"),
+        min_size=32,
+        weights=("facexlib/alignment_WFLW_4HG.pth",),
+        obtain="put alignment_WFLW_4HG.pth of facexlib's release v0.1.0 there",
+        protocols=(STANDARD, VQFR),
+    ),
+    _metric(
+        *("deg_arcface", "Identity angle, degrees (ArcFace ResNet-18)", "lower", "reference", "held_out"),
+        min_size=32,
+        weights=(_ARCFACE,),
+        obtain=_ARCFACE_FROM,
+    ),
+    _metric(
+        *("deg_arcface_vqfr", "Identity angle, degrees (pairs under 1° dropped)", "lower", "reference", "held_out"),
+        min_size=32,
+        weights=(_ARCFACE,),
+        obtain=_ARCFACE_FROM,
+        protocols=(VQFR,),
+        drops=True,
+    ),
     # perceptual distance
     _metric("stlpips_vgg", "ST-LPIPS (VGG)", "lower", "reference", "in_loss", min_size=32),
     _metric("stlpips_alex", "ST-LPIPS (AlexNet)", "lower", "reference", min_size=32),
@@ -54,6 +84,7 @@ _ALL = (
         min_size=32,
         pyiqa="lpips-vgg",
         weights=(_VGG16, "pyiqa/LPIPS_v0.1_vgg-a78928a0.pth"),
+        protocols=(STANDARD, VQFR),  # pyiqa takes it from [0, 1] to the network's [-1, 1]
     ),
     _metric(
         *("lpips_alex", "LPIPS (AlexNet)", "lower", "reference"),
@@ -70,6 +101,8 @@ _ALL = (
     # signal fidelity to the original
     _metric("psnr", "PSNR, dB (RGB)", "higher", "reference"),
     _metric("ssim", "SSIM (RGB)", "higher", "reference"),
+    _metric("psnr_vqfr", "PSNR, dB (RGB, colour statistics matched)", "higher", "reference", protocols=(VQFR,)),
+    _metric("ssim_vqfr", "SSIM (RGB, colour statistics matched)", "higher", "reference", protocols=(VQFR,)),
     _metric(
         *("ms_ssim", "MS-SSIM (RGB)", "higher", "reference"),
         min_size=161,
@@ -143,11 +176,46 @@ _ALL = (
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 REWARDS = ("reward_frm", "reward_heldout")
+_INCEPTION = "pyiqa/pt_inception-2015-12-05-6726825d.pth"
+_SETS = (
+    # one number for a whole set of images: a Fréchet distance between Gaussians fitted to features
+    _metric("frechet_dlib", "Fréchet distance (dlib identity embedding)", "lower", "set", "held_out", min_size=32),
+    _metric("fid", "FID (Inception, clean resizing)", "lower", "set", min_size=32, weights=(_INCEPTION,)),
+    _metric(
+        *("fid_vqfr", "FID against FFHQ-512 (Inception)", "lower", "set"),
+        min_size=32,
+        weights=(_INCEPTION, "vqfr/inception_FFHQ_512.pth"),
+        obtain="put inception_FFHQ_512.pth of VQFR's metric weights there, and pyiqa's Inception weights",
+        protocols=(VQFR,),
+    ),
+)
+SET_METRICS: dict[str, Metric] = {metric.name: metric for metric in _SETS}
 
 
 def known(names: Iterable[str], where: str) -> list[Metric]:
     """The metrics of these names. Raises UserError, starting with `where`, for a name that is not in the catalogue."""
-    names = list(names)
-    if unknown := [name for name in names if name not in METRICS]:
-        raise UserError(f"{where}: unknown metric `{unknown[0]}`; known: {', '.join(METRICS)}")
-    return [METRICS[name] for name in names]
+    found = []
+    for name in names:
+        if name not in METRICS and not name.startswith(PYIQA):
+            listed = ", ".join((*METRICS, f"{PYIQA}NAME"))
+            raise UserError(f"{where}: unknown metric `{name}`; known: {listed}")
+        found.append(get(name))
+    return found
+
+
+def get(name: str) -> Metric:
+    """One metric, of an image or a set. Raises UserError for a `pyiqa:NAME` that pyiqa doesn't have, else KeyError."""
+    if name.startswith(PYIQA):
+        return _of_pyiqa(name.removeprefix(PYIQA))
+    return METRICS[name] if name in METRICS else SET_METRICS[name]
+
+
+@cache
+def _of_pyiqa(name: str) -> Metric:
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+
+    config = DEFAULT_CONFIGS.get(name, {})
+    if config.get("metric_mode") not in ("FR", "NR") or name in ("fid", "inception_score"):
+        raise UserError(f"{PYIQA}{name}: pyiqa has no image metric `{name}`; `pyiqa -ls` lists its names")
+    needs: Needs = "reference" if config["metric_mode"] == "FR" else "blind"
+    return Metric(f"{PYIQA}{name}", f"pyiqa's {name}", not config.get("lower_better", False), needs, pyiqa=name)

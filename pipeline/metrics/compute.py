@@ -5,13 +5,11 @@ pyiqa (PolyForm Noncommercial) stays behind this module and `perceptual.py`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +19,15 @@ from torch import Tensor
 from pipeline import runtime
 from pipeline.compat import dlib_weights
 from pipeline.images import Pixels
-from pipeline.metrics import identity, landmarks, regions, signal
-from pipeline.metrics.catalogue import REWARDS, Metric, known
+from pipeline.metrics import awing, landmarks, regions, signal, vqfr
+from pipeline.metrics import weights as stored
+from pipeline.metrics.catalogue import PYIQA, REWARDS, Metric, get, known
+from pipeline.metrics.embeddings import COMPARED, EMBEDDERS
+from pipeline.metrics.frechet import FEATURES, FFHQ
 from pipeline.metrics.perceptual import PerceptualDistance, weights_file
 from pipeline.parallel import CHUNK, SHOWN, map_chunks
 from pipeline.params import UserError
 
-HUB = Path("weights/hub")  # what others trained, brought by the user, in the layout of torch.hub's folder
 BLIND: dict[str, Callable[[Tensor], Tensor]] = {
     "sharpness": signal.sharpness,
     "noise": signal.noise,
@@ -38,10 +38,13 @@ BLIND: dict[str, Callable[[Tensor], Tensor]] = {
 PAIRED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "psnr": signal.psnr,
     "ssim": signal.ssim,
+    "psnr_vqfr": vqfr.psnr,
+    "ssim_vqfr": vqfr.ssim,
     "lq_l1": signal.down_l1,
     "lq_psnr": signal.down_psnr,
     "lq_ssim": signal.ssim,
 }
+FETCH = "run pyiqa's {} once on a machine with network and copy the files from its ~/.cache/torch/hub to {}"
 REGIONAL = {f"sharpness_{region}": region for region in regions.REGIONS}
 DLIB = frozenset({"id_dlib", "lmd_68", *REGIONAL})
 Row = tuple[Pixels, Pixels | None, Pixels | None]  # image, reference, LQ
@@ -52,35 +55,71 @@ def available(names: Sequence[str], size: int) -> tuple[list[str], dict[str, str
 
     Raises UserError for a name that is not in the catalogue.
     """
-    absent = {metric.name: reason for metric in known(names, "metrics") if (reason := _absence(metric, size))}
+    absent = {metric.name: reason for metric in known(names, "metrics") if (reason := absence(metric, size))}
     return [name for name in names if name not in absent], absent
 
 
-def _absence(metric: Metric, size: int) -> str:
+def absence(metric: Metric, size: int) -> str:
+    """Why a metric can't be computed on images whose shorter side is `size`; empty where it can."""
     if metric.name in REWARDS:
         return "a reward model scores it, not this module"
     if size < metric.min_size:
         return f"valid from {metric.min_size} px, these images have {size} px"
-    if missing := [name for name in metric.weights if not (HUB / name).is_file()]:
-        return (
-            f"its weights are not on disk: {', '.join(str(HUB / name) for name in missing)}; run pyiqa's "
-            f"{metric.pyiqa} once on a machine with network and copy them from its ~/.cache/torch/hub"
-        )
+    if missing := stored.missing(metric.weights):
+        said = f"its weights are not on disk: {', '.join(map(str, missing))}"
+        return f"{said}; {metric.obtain or FETCH.format(metric.pyiqa, stored.HUB)}"
+    return _trial(metric, size) if metric.name.startswith(PYIQA) else ""
+
+
+@cache
+def _trial(metric: Metric, size: int) -> str:
+    """What stops a metric taken from pyiqa by name, of which nothing is known before it is tried, on a grey ramp."""
+    name = str(metric.pyiqa)
+    ramp = torch.linspace(0, 1, size).expand(1, 3, size, size)
+    try:
+        model, _ = stored.pyiqa_model(name, (), "cpu")
+        model(ramp) if metric.needs == "blind" else model(ramp, ramp)
+    except UserError as error:
+        return f"{error}; {FETCH.format(name, stored.HUB)}"
+    except Exception as error:  # whatever its code raises on such an image, or without its weights
+        return f"pyiqa's {name} does not run on {size} px here: {' '.join(str(error).split())[:200]}"
     return ""
 
 
 def weights(name: str) -> list[Path]:
     """The weight files behind a metric, so that a table can state what computed it."""
-    (metric,) = known([name], "metrics")
+    metric = get(name)
+    if name in FEATURES:
+        statistics = [stored.HUB / FFHQ] if name == "fid_vqfr" else []
+        return [*EMBEDDERS[FEATURES[name]].files(), *statistics]
     if name in REGIONAL or name == "lmd_68":
         return [dlib_weights("shape_predictor_68_face_landmarks.dat")]
-    if name == "id_dlib":
-        return [*weights("lmd_68"), dlib_weights("dlib_face_recognition_resnet_model_v1.dat")]
+    if name in COMPARED:
+        return EMBEDDERS[COMPARED[name][0]].files()
     if name == "niqe":
         return [_niqe_parameters()]
     if name.startswith("stlpips_"):
         return [weights_file("vgg" if name == "stlpips_vgg" else "alex")]
-    return [HUB / file for file in metric.weights]
+    if name.startswith(PYIQA):
+        return list(stored.pyiqa_model(str(metric.pyiqa), (), "cpu")[1])
+    return [stored.HUB / file for file in metric.weights]
+
+
+def libraries(name: str) -> tuple[str, ...]:
+    """The distributions whose code computes a metric."""
+    if name in REWARDS:
+        return ("torch", "open_clip_torch")
+    if name in DLIB or FEATURES.get(name) == "dlib":
+        return ("dlib-bin", "numpy")
+    if name in COMPARED:
+        return ("torch", "opencv-python-headless")
+    if name == "lmd_98":
+        return ("torch", "facexlib", "opencv-python-headless")
+    if name.startswith("stlpips_"):
+        return ("torch", "pyiqa", "stlpips_pytorch")
+    if name == "niqe":
+        return ("torch", "pyiqa", "basicsr")
+    return ("torch", "pyiqa") if get(name).pyiqa or name in FEATURES else ("torch",)
 
 
 def score(
@@ -169,10 +208,13 @@ class _Batch:
         elif name == "lmd_68":
             known_points = landmarks.locate(self._references)
             return landmarks.lmd(np.stack(self._landmarks), np.stack([known_points[i] for i in self._which])).tolist()
-        elif name == "id_dlib":
-            known_faces = identity.describe(self._references)
-            faces = np.stack(identity.describe(self._images))
-            return identity.distance(faces, np.stack([known_faces[i] for i in self._which])).tolist()
+        elif name == "lmd_98":
+            points = [awing.locate(images, self._device) for images in (self._images, self._references)]
+            return landmarks.lmd(points[0], points[1][self._which]).tolist()
+        elif name in COMPARED:
+            embedder, compared = COMPARED[name]
+            known_faces = EMBEDDERS[embedder].embed(self._references, self._device)
+            return compared(EMBEDDERS[embedder].embed(self._images, self._device), known_faces[self._which]).tolist()
         elif name.startswith("stlpips_"):
             model = _perceptual(name, self._device)
             features = model.features(2 * self._tensor(self._references) - 1)
@@ -184,7 +226,7 @@ class _Batch:
         elif name == "niqe":
             found = _niqe(self.tensor)
         else:
-            model = _pyiqa(metric, self._device)
+            model, _ = stored.pyiqa_model(str(metric.pyiqa), metric.options, self._device)
             found = model(self.tensor) if metric.needs == "blind" else model(self.tensor, self._other(metric))
         return found.double().flatten().tolist()
 
@@ -208,21 +250,6 @@ class _Batch:
 @cache
 def _perceptual(name: str, device: str) -> PerceptualDistance:
     return PerceptualDistance("vgg" if name == "stlpips_vgg" else "alex", device)
-
-
-@cache
-def _pyiqa(metric: Metric, device: str) -> Any:
-    """pyiqa's metric with weights from HUB only; they are loaded as plain tensors, whatever pyiqa asks for."""
-    torch.hub.set_dir(str(HUB))
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    try:
-        import pyiqa
-        from pyiqa.utils import download_util
-
-        download_util.DEFAULT_CACHE_DIR = str(HUB / "pyiqa")
-        return pyiqa.create_metric(metric.pyiqa, device=torch.device(device), **dict(metric.options))
-    finally:
-        del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
 
 
 def _niqe_parameters() -> Path:

@@ -136,7 +136,9 @@ def hacking(frames: Mapping[str, pd.DataFrame], kept: Mapping[str, Mapping[str, 
         drawn.append({"caption": caption, "svg": charts.lines(series, "ReFL step", caption)})
     pair = ["val_reward", "val_id_dlib"]
     paths = [
-        _series(frame, *pair, colour(name, names)) for name, frame in frames.items() if set(pair) <= set(frame.columns)
+        _series(frame, pair[0], pair[1], colour(name, names))
+        for name, frame in frames.items()
+        if set(pair) <= set(frame.columns)
     ]
     paths = [one for one in paths if len(one.x) > 1]
     if paths:

@@ -10,7 +10,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipeline.evaluation import folders
+from pipeline.evaluation import commands, folders
 from pipeline.evaluation.commands import compare
 from pipeline.params import UserError
 from tests.report.example import draw_face
@@ -110,7 +110,69 @@ def test_bad_folders_are_named(work, change, message):
         folders.read(Path("Set"), [Path("far")], only_common=False)
 
 
-def test_another_count_than_the_published_one_is_said(work):
-    (work / "Set").rename(work / "CelebA-Test")
-    _, _, notes = folders.read(Path("CelebA-Test"), [Path("near")], only_common=False)
-    assert notes == ["CelebA-Test: 8 images, the published CelebA-Test has 3000: not comparable with papers"]
+@pytest.mark.parametrize(
+    ("name", "count"), [("CelebA-Test", 3000), ("LFW-Test", 1711), ("WebPhoto-Test", 407), ("WIDER-Test", 970)]
+)
+def test_another_count_than_the_published_one_is_said(work, name, count):
+    (work / "Set").rename(work / name)
+    opened = folders.read(Path(name), [Path("near")], only_common=False)
+    said = f"{name}: 8 images, the published {name} has {count}: not comparable with papers"
+    assert (opened.notes, opened.published) == ([said], count)
+
+
+def test_the_published_count_needs_no_remark(work, monkeypatch):
+    monkeypatch.setitem(folders.PUBLISHED, "lfwtest", 8)
+    opened = folders.read(Path("Set/LQ"), [Path("near")], only_common=False, name="LFW-Test")
+    assert (opened.dataset.name, opened.dataset.hq, opened.notes, opened.published) == ("LFW-Test", None, [], 8)
+
+
+def test_a_results_folder_may_hold_one_folder_a_sample(work):
+    for place, off in enumerate((2, 6)):
+        save(work / f"both/{place}", {name: np.full((32, 32, 3), 100 + off) for name in NAMES})
+    save(work / "Flat/hq", {name: np.full((32, 32, 3), 100) for name in NAMES})
+    save(work / "Flat/lq", {name: np.full((32, 32, 3), 110) for name in NAMES})
+    done = run("--dataset", "Flat", "--results", "both", "--metrics", "psnr,psnr_vqfr", "--resamples", "200")
+    assert done.exit_code == 0, done.output
+    result = json.loads((work / "benchmark/benchmark.json").read_text())
+    mean = (20 * np.log10(255 / 2) + 20 * np.log10(255 / 6)) / 2
+    assert result["scores"]["Flat"]["both"]["base"]["psnr"]["mean"] == pytest.approx(mean, rel=1e-3)
+    assert result["scores"]["Flat"]["both"]["base"]["psnr_vqfr"]["mean"] == pytest.approx(80, abs=0.1)
+    assert result["metrics"]["psnr_vqfr"]["protocols"] == ["VQFR-compatible"]
+    assert result["diversity"]["Flat"]["samples"] == 2
+    assert result["diversity"]["Flat"]["scores"]["both"]["base"]["mean"] >= 0
+    (work / "both/1/0003.png").unlink()
+    with pytest.raises(UserError, match="1: 1 of 8 names are missing"):
+        folders.read(Path("Flat"), [Path("both")], only_common=False)
+
+
+def test_sets_of_another_size_are_resized_only_when_asked(work):
+    with pytest.raises(UserError, match=r"32 × 32 px, the models' 16 × 16; set benchmark.datasets.Wild.resize: true"):
+        folders.open_set("Wild", work / "Set/LQ", None, 16, resized=False)
+    opened = folders.open_set("Wild", work / "Set/LQ", work / "Set/HQ", 16, resized=True)
+    assert opened.dataset.lq[0].shape == opened.dataset.hq[3:][0].shape == (16, 16, 3)
+    assert opened.dataset.size == 16
+    assert "resized from 32 to 16 px" in opened.notes[0]
+    assert folders.open_set("Wild", work / "Set/LQ", None, 32, resized=False).notes == []
+    save(work / "wide", {name: np.zeros((16, 32, 3)) for name in NAMES})
+    with pytest.raises(UserError, match="crop them to squares"):
+        folders.open_set("Wide", work / "wide", None, 16, resized=True)
+    (work / "Set/HQ/0001.png").unlink()
+    with pytest.raises(UserError, match="HQ: 1 of 8 names are missing"):
+        folders.open_set("Wild", work / "Set/LQ", work / "Set/HQ", 32, resized=False)
+
+
+def test_protocols_choose_the_metrics(work, monkeypatch):
+    def asked(*more):
+        seen = {}
+        monkeypatch.setattr(commands, "measure", lambda dataset, restored, plan, *_: seen.update(plan=plan) or stop())
+        assert run("--dataset", "Set", "--results", "near", *more).exit_code == 2
+        return set(seen["plan"].metrics)
+
+    def stop():
+        raise UserError("enough")
+
+    vqfr = asked("--protocol", "vqfr")
+    assert vqfr == {"deg_arcface_vqfr", "lmd_98", "lpips_vgg", "psnr_vqfr", "ssim_vqfr", "fid_vqfr"}
+    assert {"psnr", "fid", "lmd_98"} < asked("--protocol", "standard")
+    assert not {"psnr_vqfr", "fid_vqfr"} & asked("--protocol", "standard")
+    assert vqfr < asked()

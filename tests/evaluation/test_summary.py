@@ -4,7 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.evaluation.summary import Comparison, benchmark, compare, restorer_comparisons, score_table, summarise
+from pipeline.evaluation.summary import (
+    Comparison,
+    benchmark,
+    compare,
+    restorer_comparisons,
+    score_table,
+    seeds,
+    summarise,
+)
 
 
 def frame(**models: dict[str, list[float]]) -> pd.DataFrame:
@@ -97,3 +105,40 @@ def test_the_whole_file():
     assert lines[0] == "dataset,restorer,variant,metric,mean,lo,hi,n"
     assert "test,lq,base,psnr,20,20,20,12" in lines
     assert len(lines) == 1 + 4 * 2
+
+
+def test_pairs_that_a_protocol_drops_are_counted_and_others_may_not_be_missing():
+    nan = float("nan")
+    scores = frame(
+        a__base={"deg_arcface_vqfr": [10.0, nan, 30.0, 40.0]}, a__full={"deg_arcface_vqfr": [5.0, 6.0, nan, 30.0]}
+    )
+    entry = summarise(scores, 200, 0)["a"]["base"]["deg_arcface_vqfr"]
+    assert (entry["mean"], entry["n"], entry["dropped"]) == (pytest.approx(80 / 3), 3, 1)
+    change = compare(scores, Comparison("a", "full-base", "a/full", "a/base"), 200, 0)["deg_arcface_vqfr"]
+    assert (change["delta"], change["n"], change["dropped"]) == (pytest.approx(-7.5), 2, 2)
+    with pytest.raises(ValueError, match="not finite"):
+        summarise(frame(a__base={"psnr": [20.0, nan]}), 200, 0)
+
+
+def test_seeds_are_repeats_of_a_variant_and_no_variants():
+    scores = frame(
+        r__base={"psnr": [20.0, 20.0]},
+        r__full={"psnr": [21.0, 23.0]},
+        r__full_seed1={"psnr": [24.0, 24.0]},
+        r__full_seed2={"psnr": [25.0, 27.0]},
+        r__no_reward={"psnr": [19.0, 19.0]},
+    )
+    found = seeds(scores)["r"]
+    assert set(found) == {"refl", "refl-base"}
+    full = found["refl"]["psnr"]
+    assert (full["n"], full["mean"], full["std"]) == (3, pytest.approx(24), pytest.approx(2))
+    assert full["values"] == [22.0, 24.0, 26.0]
+    half = 4.302653 * 2 / np.sqrt(3)  # Student's t, two degrees of freedom
+    assert full["ci95"] == pytest.approx([24 - half, 24 + half])
+    assert found["refl-base"]["psnr"]["mean"] == pytest.approx(4)
+    names = [one.name for one in restorer_comparisons("r", ["base", "full", "full_seed1", "full_seed2", "no_reward"])]
+    assert names == ["full-base", "full-no_reward", "base-lq", "full-lq"]
+    two = seeds(scores[scores["model"] != "r/full_seed2"])["r"]["refl"]["psnr"]
+    assert two["std"] == pytest.approx(np.sqrt(2))
+    assert "ci95" not in two
+    assert seeds(SCORES) == {}

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.images import Pixels
-from pipeline.metrics import compute
-from pipeline.metrics.catalogue import METRICS, REWARDS, ROLES
+from pipeline.metrics import compute, weights
+from pipeline.metrics.catalogue import METRICS, REWARDS, ROLES, SET_METRICS, STANDARD, VQFR, get
 from pipeline.params import UserError, value
 from tests.metrics.faces import blurred, face, noisy
 
@@ -62,7 +62,7 @@ def test_what_is_absent_says_why_and_cannot_be_scored(faces: list[Pixels]) -> No
 
 
 def test_missing_weights_are_named_with_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(compute, "HUB", tmp_path)
+    monkeypatch.setattr(weights, "HUB", tmp_path)
     _, absent = compute.available(["musiq", "lpips_vgg"], 512)
     assert str(tmp_path / "pyiqa/musiq_koniq_ckpt-e95806b9.pth") in absent["musiq"]
     assert "vgg16" in absent["lpips_vgg"]
@@ -72,7 +72,7 @@ def test_missing_weights_are_named_with_how_to_get_them(monkeypatch: pytest.Monk
 def test_a_metric_whose_weights_are_on_disk_is_offered_and_computed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, faces: list[Pixels]
 ) -> None:
-    monkeypatch.setattr(compute, "HUB", tmp_path)
+    monkeypatch.setattr(weights, "HUB", tmp_path)
     generator = torch.Generator().manual_seed(0)
     support = torch.rand(774, 36, generator=generator), torch.rand(774, 36, generator=generator)
     (tmp_path / "pyiqa").mkdir()
@@ -138,5 +138,30 @@ def test_blind_features_move_the_right_way(
 def test_roles_hold_out_identity_and_the_second_reward_only() -> None:
     assert all(metric.roles <= ROLES for metric in METRICS.values())
     held_out = {name for name, metric in METRICS.items() if "held_out" in metric.roles}
-    assert held_out == {"id_dlib", "reward_heldout"}
+    assert held_out == {"id_dlib", "deg_arcface", "deg_arcface_vqfr", "reward_heldout"}
     assert all(METRICS[name].roles == {"held_out"} for name in held_out)
+
+
+def test_metrics_of_pyiqa_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, faces: list[Pixels]) -> None:
+    monkeypatch.setattr(weights, "HUB", tmp_path)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("the network was asked"))
+    names = ["pyiqa:gmsd", "pyiqa:brisque"]
+    assert [get(name).higher_is_better for name in names] == [False, False]
+    assert [get(name).needs for name in names] == ["reference", "blind"]
+    offered, absent = compute.available(names, SIZE)
+    assert offered == ["pyiqa:gmsd"]
+    assert "not on disk: brisque_svm_weights.pth" in absent["pyiqa:brisque"]
+    blur = [blurred(one, 1.5) for one in faces]
+    found = compute.score(["pyiqa:gmsd", "gmsd"], blur, faces)
+    np.testing.assert_array_equal(found["pyiqa:gmsd"], found["gmsd"])
+    for name in ("pyiqa:nonsense", "pyiqa:fid"):
+        with pytest.raises(UserError, match="pyiqa has no image metric"):
+            compute.available([name], SIZE)
+
+
+def test_both_protocols_are_labelled() -> None:
+    protocols = {name: set(metric.protocols) for name, metric in (METRICS | SET_METRICS).items()}
+    assert {name for name, found in protocols.items() if VQFR in found} == {
+        *("deg_arcface_vqfr", "lmd_98", "lpips_vgg", "psnr_vqfr", "ssim_vqfr", "fid_vqfr")
+    }
+    assert all(STANDARD in found or name.endswith("_vqfr") for name, found in protocols.items())

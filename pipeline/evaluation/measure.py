@@ -1,0 +1,150 @@
+"""All that the benchmark says of one dataset: scores, statistics, sets, diversity, rankings; and the joined file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.evaluation.dataset import Dataset
+from pipeline.evaluation.scoring import (
+    Reward,
+    ScoreCache,
+    Scorer,
+    impostor,
+    library_versions,
+    provenance,
+    score_models,
+    usable,
+    weight_hashes,
+)
+from pipeline.evaluation.sets import Restored, diversity, frechet_distances
+from pipeline.evaluation.summary import Comparison, benchmark, nested, public_name, seeds
+from pipeline.metrics import bradley_terry
+from pipeline.metrics.catalogue import METRICS, REWARDS, SET_METRICS, get
+from pipeline.metrics.statistics import paired_bootstrap, wilcoxon_p
+from pipeline.params import UserError
+from pipeline.runtime import stable_seed
+
+BY_DATASET = (
+    *("n", "scores", "improvement", "comparisons", "datasets"),
+    *("frechet", "diversity", "bradley_terry", "seeds"),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure, and how its uncertainty is estimated."""
+
+    metrics: Sequence[str]
+    comparisons: Sequence[Comparison]
+    resamples: int
+    seed: int
+    samples: int  # of each face that are scored
+    roles: Mapping[str, Sequence[str]]  # roles that a metric has beside the catalogue's, from what the params say
+
+
+def measure(
+    dataset: Dataset,
+    restored: Restored,
+    plan: Plan,
+    rewards: Mapping[str, Reward],
+    cache: ScoreCache,
+    notes: Sequence[str] = (),
+    published: int | None = None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """One dataset's part of metrics/benchmark.json, and its rows of the SCORES table.
+
+    Raises UserError where no metric at all can be computed.
+    """
+    names, absent = usable(plan.metrics, dataset, rewards)
+    if not names:
+        raise UserError(
+            f"{dataset.name}: no metric can be computed: {'; '.join(f'{k}: {v}' for k, v in absent.items())}"
+        )
+    of_images = [name for name in names if name not in SET_METRICS]
+    scorer = Scorer(dataset, rewards, cache)
+    scored = {model: samples[: plan.samples] for model, samples in restored.items()}
+    rows = score_models(scorer, dataset, scored, of_images)
+    frame = pd.DataFrame(rows)
+    between = impostor(scorer, dataset, names)
+    made_by = provenance(names, rewards)
+    result = benchmark(dataset.name, frame, plan.comparisons, absent, between, made_by, plan.resamples, plan.seed)
+    for name, entry in result["metrics"].items():
+        entry["roles"] = roles(entry["roles"], plan.roles.get(name, ()))
+        entry |= {"weights": weight_hashes(name, rewards), "library": library_versions(name)}
+    sets = frechet_distances(scorer, dataset, restored, names, plan.seed)
+    for name, entry in sets.items():
+        entry["roles"] = roles(entry["roles"], plan.roles.get(name, ()))
+        entry["scores"] = nested(entry.pop("models"))
+    about = {"n": len(dataset.ids), "size": dataset.size, "paired": dataset.hq is not None, "published": published}
+    return result | {
+        "datasets": {dataset.name: about | {"notes": list(notes), "absent": absent, "impostor": between}},
+        "frechet": {dataset.name: sets},
+        "diversity": {dataset.name: spread_of_samples(diversity(dataset, restored, cache), plan)},
+        "bradley_terry": {dataset.name: rankings(frame, plan)},
+        "seeds": {dataset.name: seeds(frame)},
+    }, rows
+
+
+def used_roles(features: Sequence[str], reference: bool) -> dict[str, list[str]]:
+    """{metric: roles} that follow from the params: what the deployed SVM reads."""
+    return {name: ["in_svm"] for name in features if reference or not get(name).reference}
+
+
+def roles(own: Sequence[str], more: Sequence[str]) -> list[str]:
+    """A metric's roles with those that the params add: nothing that anything has used stays `held_out`."""
+    found = {*own, *more}
+    return sorted(found - {"held_out"} if found - {"held_out"} else found)
+
+
+def spread_of_samples(found: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """`sets.diversity` with intervals, and the difference that ReFL makes to a restorer's diversity."""
+    if not found:
+        return {}
+    values: dict[str, Any] = found.pop("models")
+    found["n"] = len(next(iter(values.values())))
+    found["scores"] = nested({model: _mean(each, plan, "diversity", model) for model, each in values.items()})
+    found["improvement"] = {
+        restorer: _mean(values[model] - values[f"{restorer}/base"], plan, "diversity delta", mean="delta")
+        | {"p": wilcoxon_p(values[model] - values[f"{restorer}/base"])}
+        for model in values
+        for restorer, _, variant in [model.partition("/")]
+        if variant == "full" and f"{restorer}/base" in values
+    }
+    return found
+
+
+def _mean(values: Any, plan: Plan, *parts: str, mean: str = "mean") -> dict[str, Any]:
+    middle, lo, hi = paired_bootstrap(values, stable_seed(plan.seed, *parts), plan.resamples)
+    return {mean: middle, "ci95": [lo, hi], "n": len(values)}
+
+
+def rankings(scores: pd.DataFrame, plan: Plan) -> dict[str, Any]:
+    """Bradley–Terry over all models by each reward: of one face, the model with the higher reward wins."""
+    result = {}
+    for judge in (name for name in REWARDS if name in scores.columns):
+        table = scores.pivot(index="face_id", columns="model", values=judge).dropna(axis=1)
+        if table.shape[1] < 2:
+            continue
+        names = ["/".join(map(public_name, str(model).split("/"))) for model in table.columns]
+        wins, ties = bradley_terry.from_scores(table.to_numpy(dtype=np.float64))
+        seed = stable_seed(plan.seed, "bradley-terry", judge)
+        about = {"label": METRICS[judge].label, "roles": sorted(METRICS[judge].roles)}
+        result[judge] = about | bradley_terry.ranking(names, wins, ties, seed, plan.resamples)
+    return result
+
+
+def joined(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The parts of several datasets as one file; `absent`, `impostor` and the like are the first dataset's."""
+    whole: dict[str, Any] = dict(results[0])
+    for part in results[1:]:
+        for key in BY_DATASET:
+            whole[key] = whole[key] | part[key]
+        whole["metrics"] = part["metrics"] | whole["metrics"]
+        weights = part["provenance"]["weights"] | whole["provenance"]["weights"]
+        whole["provenance"] = whole["provenance"] | {"weights": weights}
+    return whole

@@ -1,0 +1,49 @@
+"""Bradley–Terry over restorers from votes: which candidates people, or simulated annotators, preferred."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import tables
+from pipeline.metrics import bradley_terry
+from pipeline.runtime import stable_seed
+
+LABELS = {"human": "People's votes", "simulated": "Simulated annotators' votes"}
+
+WON = {"a": 1.0, "b": 0.0, "tie": 0.5}  # what `winner` gives side a
+
+
+def rankings(votes: Path, pairs: Path, candidates: Path, seed: int, resamples: int) -> dict[str, dict[str, Any]]:
+    """{kind of annotator: ranking of the candidate settings, anchors and HQ left out}; faces are resampled.
+
+    Skipped votes say nothing; `both_bad` names no winner and is left out, counted as `dropped`. A kind without a vote
+    between two settings, or whose votes connect not all of them, has no entry.
+    """
+    said = tables.read_frame(tables.VOTES, votes, ["pair_id", "annotator_kind", "winner", "undone_by"])
+    said = said[said["undone_by"].eq("") & said["winner"].ne("skip")]
+    asked = tables.read_frame(tables.PAIRS, pairs, ["pair_id", "face_id", "candidate_a", "candidate_b"])
+    made = tables.read_frame(tables.CANDIDATES, candidates, ["candidate_id", "restorer", "anchor"])
+    setting = made.loc[~made["anchor"].astype(bool)].set_index("candidate_id")["restorer"]
+    rows = said.merge(asked, on="pair_id")
+    rows = rows.assign(a=rows["candidate_a"].map(setting), b=rows["candidate_b"].map(setting))
+    rows = rows[rows["a"].notna() & rows["b"].notna() & rows["a"].ne(rows["b"])]
+    result = {}
+    for kind, label in LABELS.items():
+        of_kind = rows[rows["annotator_kind"].eq(kind)]
+        decided = of_kind[of_kind["winner"].isin(list(WON))]
+        names = sorted({*decided["a"], *decided["b"]})
+        faces = sorted(set(decided["face_id"]))
+        wins = np.zeros((len(faces), len(names), len(names)))
+        for face_id, one, two, winner in decided[["face_id", "a", "b", "winner"]].to_numpy().tolist():
+            face, a, b = faces.index(face_id), names.index(one), names.index(two)
+            wins[face, a, b] += WON[winner]
+            wins[face, b, a] += 1 - WON[winner]
+        if len(names) < 2 or not bradley_terry.connected(wins.sum(axis=0) + wins.sum(axis=0).T > 0):
+            continue
+        ties = int(decided["winner"].eq("tie").sum())
+        found = bradley_terry.ranking(names, wins, ties, stable_seed(seed, "bradley-terry", kind), resamples)
+        result[kind] = {"label": label, "roles": [], "dropped": len(of_kind) - len(decided)} | found
+    return result
