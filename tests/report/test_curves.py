@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def frame(steps: list[int], reward: list[float], real: float = 0.3) -> pd.DataFrame:
     identity = [0.5 + step / 10_000 for step in steps]
-    return pd.DataFrame({"step": steps, "val_reward": reward, "val_reward_hq": real, "val_id_dlib": identity})
+    columns = {"step": steps, "loss": 1.0, "val_reward": reward, "val_reward_hq": real, "val_id_dlib": identity}
+    return pd.DataFrame(columns)
 
 
 def discs(svg: str, css: str) -> list[float]:

@@ -80,7 +80,7 @@ def test_first_faces_are_the_first_by_id_and_the_worst_are_the_worst(run, page):
 def test_pictures_are_the_images_of_the_tables_unchanged(run, page):
     ids = sorted(tables.read_frame(tables.FACES, run / "data/faces", ["face_id"])["face_id"])
     face = tables.read(tables.FACES, run / "data/faces").to_pylist()[0]
-    strip = re.search(rf'data-face="{ids[0]}">(.*?)</div>', page, re.S).group(1)
+    strip = re.search(rf'data-face="{ids[0]}"[^>]*>(.*?)</div>', page, re.S).group(1)
     models = re.findall(r'data-model="([^"]+)"', strip)
     assert models == ["lq", *(f"{r}/{v}" for r in ("diffbir", "osediff", "gfpgan") for v in ("base", "full")), "hq"]
     last = re.findall(r'src="data:image/png;base64,([^"]+)"', strip)[-1]
@@ -169,7 +169,7 @@ def test_what_a_run_lacks_leaves_no_trace_and_what_it_has_is_shown(tmp_path, pag
 
 def test_held_out_is_said_of_nothing_else(page):
     head = re.search(r'<table class="scores">.*?</thead>', page, re.S).group(0)
-    marked = re.findall(r'<span class="metric">([^<]*?) [↑↓]</span>((?:<span class="role[^>]*>[^<]*</span>)*)', head)
+    marked = re.findall(r'<span class="metric">([^<]*?) [↑↓]</span>((?: <span class="role[^>]*>[^<]*</span>)*)', head)
     held_out = [label for label, roles in marked if "held out" in roles]
     assert held_out == ["Identity distance (dlib ResNet)", "Reward (held-out FRM)"]
 
