@@ -23,6 +23,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 PROFILE ?=
 RUN := .runs/$(PROFILE)
 FACES ?=
+WEIGHTS ?=
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 5
@@ -65,6 +66,10 @@ profile: venv
 	@if [ -n "$(FACES)" ]; then \
 	  test -d "$(FACES)" || { echo "error: FACES=$(FACES) is no folder" >&2; exit 1; }; \
 	  ln -sfn "$$(cd "$(FACES)" && pwd)" $(RUN)/faces; \
+	fi
+	@if [ -n "$(WEIGHTS)" ]; then \
+	  test -d "$(WEIGHTS)" || { echo "error: WEIGHTS=$(WEIGHTS) is no folder" >&2; exit 1; }; \
+	  ln -sfn "$$(cd "$(WEIGHTS)" && pwd)" $(RUN)/weights; \
 	fi
 
 # Two processes; a file's tests stay together, so that the whole-DAG test runs its DAG once.

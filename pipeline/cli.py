@@ -12,7 +12,8 @@ import typer
 STAGES = {
     "prepare": "Faces of the sample generator or of a folder, aligned, checked, split by group.",
     "degrade": "Low-quality inputs by blur, down-sampling, noise and JPEG.",
-    "base": "Train the restorers that ReFL starts from.",
+    "base": "Train the diffusion restorers that ReFL starts from.",
+    "gan": "Train the GAN-class restorer that ReFL starts from, or take official weights.",
     "restore": "Candidate restorations at several settings and seeds, and anchors.",
     "features": "Image features of every candidate.",
     "pairs": "Pairs of candidates of one face to be judged.",
@@ -28,6 +29,7 @@ COMMANDS = {  # what people use outside the DAG: module, attribute, help
     "benchmark": ("pipeline.evaluation.commands", "compare", "Compare folders of restored faces, with intervals."),
     "annotate": ("pipeline.annotation.commands", "annotate", "Open the page on which people judge pairs."),
     "labels": ("pipeline.annotation.commands", "labels_app", "Rounds of pairs for people to judge, and their votes."),
+    "weights": ("pipeline.restorers.commands", "weights_app", "Official weights in, trained weights out."),
 }
 
 app = typer.Typer(

@@ -11,7 +11,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 GROUPS = frozenset(
-    "seed image_size faces degradation base restore features pairs labels svm frm refl benchmark report runtime".split()
+    (
+        "seed image_size faces degradation base gan restore features pairs labels svm frm refl benchmark report runtime"
+    ).split()
 )
 PARAMS_FILE = Path("params.yaml")
 

@@ -21,6 +21,8 @@ from pipeline.images import to_tensor
 from pipeline.params import UserError
 from pipeline.runtime import atomic, torch_rng
 
+Loss = Callable[[int], torch.Tensor]  # of training step number n
+
 
 def require_split(dataset: Dataset, split: str, who: str) -> None:
     """Refuse to train on anything but `split`. Raises UserError naming trainer and split."""
@@ -64,6 +66,19 @@ def images_of(dataset: Dataset) -> Images:
     hq = torch.stack([torch.from_numpy(image.copy()) for image in dataset.hq])
     lq = torch.stack([torch.from_numpy(image.copy()) for image in dataset.lq])
     return Images(dataset.ids, dataset.captions, hq, lq)
+
+
+def drawn_batch(
+    images: Images, size: int, step: int, prompt_dropout: float, device: torch.device, *seed: object
+) -> tuple[torch.Tensor, torch.Tensor, list[str], torch.Generator]:
+    """HQ, LQ, prompts and the step's generator: rows from seeded permutations, half of them mirrored."""
+    rng = torch_rng(*seed, step)
+    rows = batch_indices(len(images.ids), size, step, *seed)
+    mirrored = (torch.rand(size, generator=rng) < 0.5).tolist()
+    empty = (torch.rand(size, generator=rng) < prompt_dropout).tolist()
+    prompts = ["" if none else images.captions[row] for row, none in zip(rows, empty, strict=True)]
+    hq, lq = images.pick(rows, mirrored)
+    return hq.to(device), lq.to(device), prompts, rng
 
 
 def warmup_cosine(step: int, warmup: int, steps: int) -> float:

@@ -1,4 +1,4 @@
-"""Stage base: trains the restorers that ReFL starts from, on split `train`."""
+"""Stage base: makes the diffusion restorers that ReFL starts from: trained on split `train`, or imported."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 import pandas as pd
 import typer
 
+from pipeline.base.measure import Rows, measure
+from pipeline.base.official import import_base
 from pipeline.base.params import BaseParams
-from pipeline.base.recipe import measure, train_diffbir, train_osediff
+from pipeline.base.recipe import train_diffbir, train_osediff
 from pipeline.evaluation.dataset import from_tables
 from pipeline.params import load, value
 from pipeline.runtime import device, fingerprint, stage, write_json, write_text
@@ -19,14 +21,21 @@ METRICS, CURVE = Path("metrics/base.json"), Path("plots/base.csv")
 
 @stage
 def main() -> None:
-    """Train denoiser and ControlNet (DiffBIR), then LoRA adapters over the denoiser (OSEDiff)."""
+    """Train denoiser and ControlNet (DiffBIR), then LoRA adapters over the denoiser (OSEDiff); or import them all."""
     params, seed, size = load("base", BaseParams), int(value("seed")), int(value("image_size"))
-    train, val = from_tables(FACES, DEGRADED, "train"), from_tables(FACES, DEGRADED, "val")
-    scratch = Path(".scratch/base") / fingerprint(params, seed, size, FACES, DEGRADED)
-    rows = train_diffbir(params, seed, size, train, val, OUT, scratch, device())
-    rows += train_osediff(params, seed, size, train, val, OUT, scratch, device())
+    val = from_tables(FACES, DEGRADED, "val")
+    curve: Rows = []  # of training
+    if params.source == "import":
+        restorers, rows = import_base(params, seed, size, val, OUT, device())
+    else:
+        train = from_tables(FACES, DEGRADED, "train")
+        scratch = Path(".scratch/base") / fingerprint(params, seed, size, FACES, DEGRADED)
+        diffbir, first = train_diffbir(params, seed, size, train, val, OUT, scratch, device())
+        osediff, second = train_osediff(params, seed, size, train, val, OUT, scratch, device())
+        restorers, rows = {"diffbir": diffbir, "osediff": osediff}, first + second
+        curve = rows
     write_text(CURVE, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
-    write_json(METRICS, measure(OUT, rows, val, seed, device(), params.validation_batch))
+    write_json(METRICS, measure(restorers, curve, val, seed, device(), params.validation_batch))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from pipeline.evaluation.measure import Plan, joined, measure, used_roles
 from pipeline.evaluation.params import BenchmarkParams
 from pipeline.evaluation.restoring import RESTORED, in_order, restore
 from pipeline.evaluation.scoring import ScoreCache, load_reward
-from pipeline.evaluation.summary import restorer_comparisons, score_table
+from pipeline.evaluation.summary import Comparison, restorer_comparisons, score_table
 from pipeline.evaluation.votes import rankings
-from pipeline.params import load, value
+from pipeline.params import UserError, load, value
+from pipeline.restorers.external import External, source_names
 from pipeline.restorers.load import load as load_restorer
 from pipeline.runtime import device, stage, write_json, write_text
 
@@ -47,10 +49,12 @@ def main(
     cache = ScoreCache(CACHE)
 
     own = Opened(from_tables(data / "faces", data / "degraded"), {}, [], None)
-    sets = [own] + [
-        open_set(name, Path(one.lq), Path(one.hq) if one.hq else None, own.dataset.size, one.resize)
-        for name, one in params.datasets.items()
-    ]
+    if taken := sorted(set(params.external) & set(matrix)):
+        raise UserError(f"benchmark.external: {taken[0]} is a restorer of the pipeline; give the folder another name")
+    sources = source_names(data / "faces")
+    theirs = {name: External(Path(path), own.dataset, sources) for name, path in params.external.items()}
+    with_theirs = [*comparisons, *(Comparison(name, "base-lq", f"{name}/base", "lq") for name in theirs)]
+    sets = [own, *(open_set(name, one, own.dataset.size) for name, one in params.datasets.items())]
     results: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
     costs: dict[str, Any] = {}
@@ -64,9 +68,12 @@ def main(
                 costs[model.partition("/")[0]] = cost(restorer, dataset, seed)
             samples = max(params.samples, params.diversity_samples)
             rows += restore(dataset, restorer, model, samples, params.batch_size, seed)
+        for name, images in (theirs if opened is own else {}).items():
+            rows += restore(dataset, images, f"{name}/base", 1, params.batch_size, seed)
         tables.write(RESTORED, folder, rows)
         restored = in_order(dataset, rows, str(folder))
-        result, scored = measure(dataset, restored, plan, rewards, cache, opened.notes, opened.published)
+        asked = replace(plan, comparisons=with_theirs) if opened is own else plan
+        result, scored = measure(dataset, restored, asked, rewards, cache, opened.notes, opened.published)
         results.append(result)
         scores += scored
     tables.write(tables.SCORES, data / "scores", scores)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import typer
 
-from pipeline import tables
 from pipeline.annotation.rounds import ROUNDS_FOLDER
 from pipeline.annotation.svm import PairSVM
 from pipeline.features import columns
 from pipeline.params import load, value
 from pipeline.reward.data import decided, load_preferences
-from pipeline.reward.evaluate import best_single_feature, judge, svm_accuracy, unanimous, voted
+from pipeline.reward.evaluate import best_single_feature, judge, single_features, svm_accuracy, unanimous, voted
 from pipeline.reward.model import check_official
 from pipeline.reward.params import FrmParams
 from pipeline.reward.robustness import robustness
@@ -23,7 +23,7 @@ from pipeline.reward.train import reward_differences, train
 from pipeline.runtime import device, fingerprint, stage, write_json, write_text
 
 DATA, MODELS = Path("data"), Path("data/frm")
-FEATURES, SVM = Path("data/features"), Path("data/svm/svm.skops")
+SVM = Path("data/svm/svm.skops")
 SUMMARY, PLOTS = Path("metrics/frm.json"), Path("plots")
 SCRATCH, CODE = Path(".scratch/frm"), Path("pipeline/reward")
 
@@ -32,15 +32,17 @@ SCRATCH, CODE = Path(".scratch/frm"), Path("pipeline/reward")
 def main() -> None:
     params, seed, prior_votes = load("frm", FrmParams), value("seed"), value("labels.prior_votes")
     known = load_preferences(DATA, ROUNDS_FOLDER)
-    test = voted(known.pairs[known.pairs.split == "frm_test"], known.votes)
-    fit, head = (
-        voted(known.pairs[known.pairs.split == "fit"], known.votes),
-        unanimous(test, params.evaluation.min_annotators),
-    )
-    features = tables.read_frame(tables.FEATURES, FEATURES).set_index("candidate_id")
+    judged = voted(known.pairs, known.votes)
+    fit, test = judged[judged.split == "fit"], judged[judged.split == "frm_test"]
+    head = unanimous(test, params.evaluation.min_annotators)
+    measured = head[head.usable]  # rounds may hold features of another set
+    names = columns(map(str, known.features))
+    every = sorted(name for some in names.values() for name in some)
+    alone = single_features(known.features, every, decided(fit[fit.usable]), measured)
     others = {
-        "best_blind_feature": best_single_feature(features, columns(map(str, features))["blind"], decided(fit), head),
-        "svm": svm_accuracy(PairSVM.load(SVM), features, head),
+        "best_blind_feature": best_single_feature(alone, names["blind"]),
+        "single_features": {needs: {name: alone[name] for name in some} for needs, some in names.items()},
+        "svm": svm_accuracy(PairSVM.load(SVM), known.features, measured),
     }
     hq = known.candidates.frame[known.candidates.frame.face_id.isin(test.face_id)].query("restorer == 'hq'")
     models = {"reward": params.reward, "heldout": params.heldout}
@@ -51,13 +53,8 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     plots: dict[str, list[pd.DataFrame]] = {"training": [], "calibration": [], "robustness": []}
     for name, reward in models.items():
-        data = (
-            DATA / "candidates",
-            labels[name].to_json(),
-            sorted(set(known.votes.round_id)),
-            *sorted(CODE.glob("*.py")),
-        )
-        scratch = SCRATCH / fingerprint(name, params.model_dump_json(), seed, *data)
+        data = (DATA / "candidates", labels[name].to_json(), sorted(set(known.votes.round_id)))
+        scratch = SCRATCH / fingerprint(name, params.model_dump_json(), seed, *data, *sorted(CODE.glob("*.py")))
         model, curve = train(
             reward, params.training, params.default_caption, known.candidates, labels[name], seed, scratch, device()
         )
@@ -69,6 +66,8 @@ def main() -> None:
         for plot, rows in (("training", curve), ("calibration", table), ("robustness", fall)):
             plots[plot].append(pd.DataFrame(rows).assign(model=name))
 
+    if len(head) < (enough := params.evaluation.min_pairs):
+        print(f"warning: the headline has {len(head)} of {enough} pairs: no evidence", file=sys.stderr)
     kinds = "+".join(sorted(set(known.votes.annotator_kind)))
     write_json(SUMMARY, {**found["reward"], **others, "heldout": found["heldout"], "labels": kinds})
     for plot, frames in plots.items():

@@ -47,8 +47,11 @@ def main() -> None:
     events = read_human(HUMAN_VOTES)
     features = tables.read_frame(tables.FEATURES, FEATURES).set_index("candidate_id")
     asked = events.iloc[:0] if params.source == "simulated" else events
-    shown, features, problems = as_shown(pairs, features, asked, ROUNDS_FOLDER)
+    splits = tables.read_frame(tables.FACES, FACES, ["face_id", "split"]).set_index("face_id")["split"]
+    shown, features, problems = as_shown(pairs, features, asked, splits, ROUNDS_FOLDER)
     human, counts, more_problems = standing_votes(events, shown["pair_id"])
+    if unused := params.source == "simulated" and len(events):
+        problems, more_problems = [], [f"{unused} events are not used: labels.source is `simulated`"]
     for problem in problems + more_problems:
         print(f"warning: {HUMAN_VOTES}: {problem}", file=sys.stderr)
     simulated = human.iloc[:0] if params.source == "human" else simulated_votes(pairs, facts, params, seed)
@@ -58,7 +61,9 @@ def main() -> None:
     with_reference = value("features.reference")
     needs_hq = [name for name in features.columns if name in CATALOGUE and CATALOGUE[name].needs == "reference"]
     evidence = assess(features, needs_hq, with_reference, shown, taught, params.prior_votes, svm_params, seed)
-    rows = annotation_rows(evidence.svm, features, shown[shown["pair_id"].isin(pairs["pair_id"])], evidence.labels)
+    judged = shown["pair_id"].isin(evidence.labels["pair_id"]) & shown["why"].ne("repeat")  # rounds may hold more pairs
+    labelled = shown[shown["pair_id"].isin(pairs["pair_id"]) | judged]
+    rows = annotation_rows(evidence.svm, features, labelled, evidence.labels)
 
     tables.write(tables.VOTES, VOTES, records(votes))
     tables.write(tables.ANNOTATIONS, ANNOTATIONS, rows)

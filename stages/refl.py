@@ -9,6 +9,7 @@ import pandas as pd
 import typer
 from accelerate import Accelerator
 
+from pipeline.base.gan import GanParams
 from pipeline.base.params import BaseParams
 from pipeline.evaluation.dataset import from_tables
 from pipeline.params import UserError, load, value
@@ -16,6 +17,7 @@ from pipeline.refl.evaluation import Watcher
 from pipeline.refl.more_base import continue_base
 from pipeline.refl.params import MORE_BASE, VARIANTS, ReflParams
 from pipeline.refl.trainer import ReFL, train
+from pipeline.restorers.external import External
 from pipeline.restorers.load import load as load_restorer
 from pipeline.reward.model import FaceRewardModel
 from pipeline.runtime import device, fingerprint, stage, write_json, write_text
@@ -26,14 +28,16 @@ FACES, DEGRADED, BASE, FRM = Path("data/faces"), Path("data/degraded"), Path("da
 
 @stage
 def main(
-    restorer: Annotated[str, typer.Option(help="a restorer of stage base")],
+    restorer: Annotated[str, typer.Option(help="a restorer of stages base and gan")],
     variant: Annotated[str, typer.Option(help=f"{', '.join([*VARIANTS, MORE_BASE])}")],
 ) -> None:
     """Train, watch on split val, keep the weights with the smallest landmark distance there."""
     if variant not in (*VARIANTS, MORE_BASE):
         raise UserError(f"refl.variants: unknown variant {variant!r}; known: {', '.join([*VARIANTS, MORE_BASE])}")
+    if restorer == External.kind:
+        raise UserError(f"refl.restorers: {External.REFUSAL}")
     params, base = load(f"refl.{restorer}", ReflParams), load("base", BaseParams)
-    seed, name = int(value("seed")), f"{restorer}-{variant}"
+    gan, seed, name = load("gan", GanParams), int(value("seed")), f"{restorer}-{variant}"
     training = from_tables(FACES, DEGRADED, "train")
     require_split(training, "train", "refl")
     faces, held_out = images_of(training), images_of(from_tables(FACES, DEGRADED, "val"))
@@ -43,7 +47,8 @@ def main(
     watch = Watcher(held_out, frm, second, params.evaluation_faces, seed, base.validation_batch)
     if variant == MORE_BASE:
         first = {"step": 0, **watch(model)}
-        curve = [first, *continue_base(model, frm, params, base, faces, held_out, seed, scratch)]
+        more = continue_base(model, frm, params, base, gan, BASE / restorer, faces, held_out, seed, scratch)
+        curve = [first, *more]
         curve[-1] |= watch(model)
     else:
         accelerator = Accelerator(cpu=device().type == "cpu", mixed_precision=_precision(params))

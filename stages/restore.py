@@ -20,7 +20,7 @@ def main() -> None:
     """Restore every preference face at every setting and seed."""
     params, seed = load("restore", RestoreParams), int(value("seed"))
     faces = from_tables(FACES, DEGRADED, "preference")
-    tables.write(tables.CANDIDATES, OUT, candidates(faces, params, BASE, seed, device()))
+    tables.write(tables.CANDIDATES, OUT, candidates(faces, params, BASE, FACES, seed, device()))
 
 
 if __name__ == "__main__":

@@ -20,13 +20,8 @@ PARAMS = """
 seed: 0
 features: {names: [psnr, entropy], reference: false}
 refl: {restorers: [diffbir], variants: [full, no_reward, full_seed1, full_seed2]}
-benchmark:
-  metrics: [psnr, entropy, niqe, reward_frm, reward_heldout]
-  datasets: {}
-  samples: 2
-  diversity_samples: 3
-  batch_size: 3
-  resamples: 200
+benchmark: {metrics: [psnr, entropy, niqe, reward_frm, reward_heldout], datasets: {}, samples: 2,
+  diversity_samples: 3, batch_size: 3, resamples: 200}
 runtime: {device: cpu, threads: 1, num_workers: 1, joblib_backend: loky, progress: false}
 """
 TEST_FACES = [f"t{place}" for place in range(5)]
@@ -153,6 +148,31 @@ def test_the_stage_states_what_is_known_to_be_true(project):
     rows = tables.read_frame(RESTORED, project / "data/restored", ["model", "face_id", "sample"])
     assert len(rows) == MODELS * len(TEST_FACES) * SAMPLES
     assert set(rows["face_id"]) == set(TEST_FACES)
+
+
+def test_external_results_are_a_row_compared_with_their_input(project):
+    (project / "theirs").mkdir()
+    for face, image in tables.read_images(tables.DEGRADED, project / "data/degraded").items():
+        (project / "theirs" / f"{face}.png").write_bytes(encode_png(image // 2))
+    (project / "params.yaml").write_text(PARAMS.replace(" samples: 2", " samples: 2, external: {theirs: theirs}"))
+    benchmark.main()
+    result = json.loads((project / "metrics/benchmark.json").read_text())
+    dark, lq = (result["scores"]["test"][name]["base"] for name in ("theirs", "lq"))
+    assert dark["psnr"]["n"] == len(TEST_FACES)
+    assert dark["reward_frm"]["mean"] == pytest.approx(0.5 + lq["reward_frm"]["mean"] / 2, abs=0.01)
+    assert result["comparisons"]["test"]["theirs"]["base-lq"]["reward_frm"]["better"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("diffbir", "is a restorer of the pipeline"), ("lq", "'lq' can't name a row"), ("other", "no such")],
+)
+def test_external_results_need_a_name_of_their_own_and_a_folder(project, name, said, capsys):
+    row = f" samples: 2, external: {{{name}: nowhere}}"
+    (project / "params.yaml").write_text(PARAMS.replace(" samples: 2", row))
+    with pytest.raises(SystemExit):
+        benchmark.main()
+    assert said in capsys.readouterr().err
 
 
 def test_two_runs_give_the_same_bytes_with_and_without_the_cache(project):

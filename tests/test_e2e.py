@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,17 +16,23 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline import tables
+from tests.chromium import CHROMIUM, FLAGS, NO_CHROMIUM
+
 ROOT = Path(__file__).resolve().parents[1]
+RESTORERS = ("diffbir", "osediff", "gfpgan")
 VARIANTS = ("full", "no_reward", "more_base")
-REFL = {f"refl@{restorer}-{variant}" for restorer in ("diffbir", "osediff") for variant in VARIANTS}
+REFL = {f"refl@{restorer}-{variant}" for restorer in RESTORERS for variant in VARIANTS}
 
 pytestmark = pytest.mark.slow
 
 
+# this environment's `python`, `dvc` and `diffusionreward` first on the PATH
+ENVIRONMENT = {**os.environ, "PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}", "NO_COLOR": "1"}
+
+
 def run(at: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """A command with this environment's `python` and `dvc` first on the PATH."""
-    environment = {**os.environ, "PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}", "NO_COLOR": "1"}
-    return subprocess.run(command, cwd=at, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=at, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
 def dvc(at: Path, *arguments: str) -> str:
@@ -69,7 +76,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if (ROOT / ".scratch/wheels").is_dir():  # fetched before: spare the network
         shutil.copytree(ROOT / ".scratch/wheels", clone / ".scratch/wheels")
     assert ran(dvc(clone, "repro")) == {
-        "prepare", "degrade", "base", "restore", "features", "pairs", "label", "frm", *REFL, "benchmark", "report"
+        "prepare", "degrade", "base", "gan", "restore", "features", "pairs", "label", "frm", *REFL, "benchmark",
+        "report"
     }  # fmt: skip
     git(clone, "add", "dvc.lock", "metrics", "plots")
     git(clone, "commit", "--quiet", "--message", "results")
@@ -81,6 +89,7 @@ def edited(project: Path) -> Iterator[Path]:
     """The project, with what a test edits put back afterwards."""
     yield project
     git(project, "checkout", "--quiet", "--", ".")
+    git(project, "clean", "-fdxq", "annotations")
     dvc(project, "checkout", "--quiet", "--force")
 
 
@@ -102,7 +111,7 @@ def test_every_output_is_there_and_the_checkout_stays_clean(project: Path) -> No
     assert all((project / path).exists() for path in made)
     assert git(project, "status", "--porcelain") == ""
     benchmark = json.loads((project / "metrics/benchmark.json").read_text())
-    for restorer in ("diffbir", "osediff"):
+    for restorer in RESTORERS:
         assert set(benchmark["comparisons"]["test"][restorer]) >= {"full-base", "full-no_reward", "full-more_base"}
         assert "id_dlib" in benchmark["improvement"]["test"][restorer]
     report = (project / "data/report/report.html").read_text()
@@ -122,6 +131,7 @@ def test_a_second_run_does_nothing(project: Path) -> None:
     [
         ("faces.max_rejected", 0.3, {"prepare"}),
         ("degradation.noise", [0.0, 3.0], {"degrade"}),
+        ("gan.discriminator.r1", 2.0, {"gan", *REFL}),  # `base` is not trained again
         ("frm.reward.seed", 7, {"frm"}),
         ("refl.diffbir.learning_rate", 0.003, {f"refl@diffbir-{variant}" for variant in VARIANTS}),
         ("benchmark.resamples", 123, {"benchmark"}),
@@ -158,7 +168,7 @@ def test_a_change_reruns_its_stage_and_what_follows_only(edited: Path) -> None:
 def test_running_stages_again_gives_the_same_bytes(project: Path) -> None:
     """Fresh, without the run-cache: same CPU, same threads, same versions, same bytes."""
     before = outputs(project)
-    again = ["prepare", "degrade", "restore", "pairs", "label", "frm", "refl@diffbir-full", "refl@osediff-full"]
+    again = ["prepare", "degrade", "gan", "restore", "pairs", "label", "frm", "refl@diffbir-full", "refl@osediff-full"]
     assert ran(dvc(project, "repro", "--force", "--single-item", *again)) == set(again)
     after = outputs(project)
     assert {name for name in before | after if before.get(name) != after.get(name)} == set()
@@ -176,3 +186,62 @@ def test_push_and_pull_bring_everything_to_another_clone(project: Path, tmp_path
     assert outputs(other) == outputs(project)
     assert ran(dvc(other, "repro")) == set()
     assert git(other, "status", "--porcelain") == ""
+
+
+def vote(address: str, count: int) -> None:
+    """Judge `count` pairs with the keyboard alone, in a real browser."""
+    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install .[dev])")
+    keys = ["ArrowLeft", "ArrowRight", "ArrowRight", "ArrowLeft", "ArrowDown", "ArrowUp"]
+    with driver.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page()
+        page.set_default_timeout(90_000)
+        page.goto(address)
+        page.keyboard.type("Ada")  # the field has the focus
+        page.keyboard.press("Enter")
+        page.wait_for_selector("body.ready")
+        for number in range(count):
+            before = page.get_attribute("#stage", "data-lease")
+            page.keyboard.press(keys[number % len(keys)])
+            page.wait_for_selector(f'body.ready #stage:not([data-lease="{before}"])')
+        page.wait_for_selector("#status[data-state=saved]")
+        assert page.text_content("#count").startswith(f"{count} of ")
+        browser.close()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
+def test_a_person_votes_exports_sets_one_param_and_repro_retrains_with_their_votes(edited: Path) -> None:
+    """What a person does after `make repro`: annotate in a browser, `labels export`, labels.source, `dvc repro`."""
+    trained = ["data/svm/svm.skops", "data/frm/reward/model.safetensors", "data/refl/diffbir/full"]
+    before = outputs(edited)
+    server = subprocess.Popen(
+        ["diffusionreward", "annotate", "--port", "0"], cwd=edited, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout is not None
+    try:
+        said = next(line for line in server.stdout if "annotate at" in line)  # after the round that it makes by itself
+        vote(re.findall(r"http://\S+", said)[0], 30)
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=60)
+    exported = run(edited, "diffusionreward", "labels", "export")
+    assert exported.returncode == 0, exported.stderr
+    assert "30 votes, 30 new" in exported.stdout
+    edit_params(edited, "labels.source", "both")
+    assert ran(dvc(edited, "repro")) == {"label", "frm", *REFL, "benchmark", "report"}
+
+    counts = json.loads((edited / "metrics/svm.json").read_text())["human_votes"]
+    assert (counts["read"], counts["standing"]) == (30, 30)
+    mine = tables.read_frame(tables.VOTES, edited / "annotations/human.parquet")
+    used = tables.read_frame(tables.VOTES, edited / "data/votes").query("annotator_kind == 'human'")
+    assert set(used.event_id) == set(mine.event_id)
+    first = mine[mine.pair_id.isin(tables.read_frame(tables.PAIRS, edited / "data/pairs").pair_id)]
+    labels = tables.read_frame(tables.ANNOTATIONS, edited / "data/annotations").set_index("pair_id")
+    assert set(labels.loc[first.pair_id, "source"]) == {"human"}
+    assert labels.loc[first.pair_id, "winner"].eq(first.winner.replace("both_bad", "tie").to_numpy()).all()
+    assert json.loads((edited / "metrics/frm.json").read_text())["labels"] == "human+simulated"
+    after = outputs(edited)
+    for path in trained:
+        files = {name for name in before if name.startswith(path) and not name.endswith(".json")}
+        assert files
+        assert any(after[name] != before[name] for name in files), f"{path} was trained with the votes"

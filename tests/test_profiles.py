@@ -94,11 +94,14 @@ def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(clone: Path
     run = clone / ".runs/ci"
     faces = tmp_path / "my faces"
     faces.mkdir()
-    done = make(clone, "profile", "PROFILE=ci", f"FACES={faces}")
+    weights = tmp_path / "my weights"
+    weights.mkdir()
+    done = make(clone, "profile", "PROFILE=ci", f"FACES={faces}", f"WEIGHTS={weights}")
     assert done.returncode == 0, done.stderr
     assert git(clone, "status", "--porcelain") == ""
     assert (run / "params.yaml").read_bytes() == (clone / "profiles/ci.yaml").read_bytes()
     assert (run / "faces").resolve() == faces.resolve()
+    assert (run / "weights").resolve() == weights.resolve()
     assert not (run / "dvc.lock").exists()  # the default profile's results are not this run's
     cache = [
         subprocess.run([f"{sys.prefix}/bin/dvc", "cache", "dir"], cwd=at, capture_output=True, text=True).stdout
@@ -126,6 +129,7 @@ def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(clone: Path
     [
         (["PROFILE=nope"], "error: profiles/nope.yaml is missing; there are: ci.yaml"),
         (["PROFILE=ci", "FACES=/no/such/folder"], "error: FACES=/no/such/folder is no folder"),
+        (["PROFILE=ci", "WEIGHTS=/no/such/folder"], "error: WEIGHTS=/no/such/folder is no folder"),
     ],
 )
 def test_a_wrong_profile_or_folder_is_one_clear_line(clone: Path, arguments: list[str], said: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from pipeline.evaluation.dataset import Dataset
 from pipeline.restorers.denoiser import Denoiser, new_denoiser
 from pipeline.restorers.diffbir import DiffBIR, new_controlnet
+from pipeline.restorers.gfpgan import GFPGAN, Size
 from pipeline.restorers.osediff import OSEDiff, add_adapters
 from pipeline.reward.model import FaceRewardModel
 from pipeline.reward.params import Architecture, RewardConfig
@@ -60,6 +61,13 @@ def osediff(source: Path = Path("denoiser")) -> OSEDiff:
     base = denoiser()
     add_adapters(base, 2)
     return OSEDiff(base, SIZE, 249, 2, source)
+
+
+def gfpgan(size: int = SIZE) -> GFPGAN:
+    torch.manual_seed(0)
+    restorer = GFPGAN(Size(size, num_style_feat=8, channel_multiplier=1, narrow=1 / 64)).eval()
+    shaken(restorer)
+    return restorer
 
 
 def frm(seed: int = 0) -> FaceRewardModel:

@@ -52,7 +52,7 @@ class VoteCounts:
     read: int
     duplicate_events: int  # the very same event again
     undone: int
-    unknown_pairs: int  # no such pair any more: its candidates were made again with other ids, or never existed
+    unknown_pairs: int  # no such pair in data/pairs or the vote's round, or of a face that is no preference face now
     superseded: int  # the annotator judged the pair again later: repeats, and second thoughts
     skipped: int
     standing: int
@@ -111,7 +111,7 @@ def standing_votes(events: pd.DataFrame, known_pairs: Iterable[str]) -> tuple[pd
     if counts.unknown_pairs:
         problems.append(
             f"{counts.unknown_pairs} votes are on {unknown['pair_id'].nunique()} unknown pairs, not used "
-            f"({_some(unknown['pair_id'])}): their candidates no longer exist"
+            f"({_some(unknown['pair_id'])}): neither data/pairs nor a round that may teach holds them"
         )
     return standing, counts, problems
 

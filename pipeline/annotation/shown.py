@@ -9,28 +9,67 @@ import pandas as pd
 
 from pipeline.annotation.rounds import read_round
 
-_COLUMNS = ["pair_id", "face_id", "candidate_a", "candidate_b", "split", "why", "restorer_a", "restorer_b", "gold"]
+_COLUMNS = [
+    *("pair_id", "face_id", "candidate_a", "candidate_b", "split", "why", "restorer_a", "restorer_b", "gold"),
+    *("anchored", "round_id", "caption", "features_a", "features_b", "usable"),
+]
+
+
+def judged_in_rounds(
+    events: pd.DataFrame, pairs: pd.DataFrame, faces: pd.Series, rounds: Path
+) -> tuple[pd.DataFrame, list[str]]:
+    """(rows, problems): the pairs that people judged in rounds as their rounds hold them, with `round_id`, `anchored`.
+
+    A pair counts whether `pairs` (data/pairs) still has it or not; of several rounds that hold it, the first. Skipped
+    and undone votes judge nothing. `faces` is the split of data/faces by face_id: a face that is there, but no longer
+    in `preference`, is left out and named, since what learns from people must not see a test face. A face is in fit,
+    select or frm_test as `pairs` says where it has that face, else as the round does.
+    Raises UserError for a round that is not on this disk, or not whole.
+    """
+    valid = events[events["undone_by"].eq("") & events["winner"].ne("skip") & events["round_id"].ne("")]
+    found = []
+    for round_id, some in valid.groupby("round_id"):
+        frame = read_round(rounds / str(round_id)).frame().assign(round_id=round_id)
+        found.append(frame[frame["pair_id"].isin(some["pair_id"])])
+    if not found:
+        return pd.DataFrame(), []
+    asked = pd.concat(found).drop_duplicates("pair_id").reset_index(drop=True)
+    known = asked["pair_id"].isin(pairs["pair_id"]) | asked["repeat_of"].isin(pairs["pair_id"])
+    moved = asked["face_id"].map(faces).fillna("preference").ne("preference")
+    problems = [
+        f"round {round_id}: {int(some.sum())} judged pairs {what}"
+        for which, what in (
+            (moved, "are of faces that are no longer in split preference; nothing learns from them"),
+            (~known & ~moved, "are not in data/pairs any more; they count as the round shows them"),
+        )
+        for round_id, some in which.groupby(asked["round_id"])
+        if some.any()
+    ]
+    now = pairs.drop_duplicates("face_id").set_index("face_id")["split"]
+    asked["split"] = asked["face_id"].map(now).fillna(asked["split"])
+    asked["anchored"] = asked["anchor_a"].astype(bool) | asked["anchor_b"].astype(bool)
+    return asked[~moved].reset_index(drop=True), problems
 
 
 def as_shown(
-    pairs: pd.DataFrame, features: pd.DataFrame, events: pd.DataFrame, rounds: Path
+    pairs: pd.DataFrame, features: pd.DataFrame, events: pd.DataFrame, faces: pd.Series, rounds: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """(pairs, features, problems): what the SVM learns from, with the judged pairs as their rounds hold them.
+    """(pairs, features, problems): what SVM and FRM learn from, with the judged pairs as their rounds hold them.
 
-    `pairs` gains the repeats that the rounds made of known pairs, `features_a` and `features_b` (rows of `features`)
-    and `usable`. A pair judged in a round has that round's features and reason (a pair picked because the SVM was
-    unsure may not measure it); of several rounds the first counts. `features` has its column feature_set dropped.
+    `pairs` gains the pairs of `judged_in_rounds` that it lacks (repeats that rounds made among them), `round_id` and
+    `caption` ("" for a pair of no round), `features_a` and `features_b` (rows of `features`) and `usable`. A pair
+    judged in a round has that round's features and reason (a pair picked because the SVM was unsure may not measure
+    it). `features` has its column feature_set dropped.
     Pairs of a round whose features were computed by another feature set are not usable: a problem says how many.
-    Raises UserError for a round that is not on this disk, or not whole.
+    Raises UserError as `judged_in_rounds` does.
     """
     current = set(features["feature_set"])
     values = features.drop(columns="feature_set")
-    pairs = pairs.assign(features_a=pairs["candidate_a"], features_b=pairs["candidate_b"], usable=True)
-    problems: list[str] = []
-    rows = [_asked(round_id, events, set(pairs["pair_id"]), rounds) for round_id in _rounds_of(events)]
-    if not rows:
+    pairs = pairs.assign(features_a=pairs["candidate_a"], features_b=pairs["candidate_b"])
+    pairs = pairs.assign(usable=True, round_id="", caption="")
+    asked, problems = judged_in_rounds(events, pairs, faces, rounds)
+    if asked.empty:
         return pairs, values, problems
-    asked = pd.concat(rows).drop_duplicates("pair_id")
     for side in ("a", "b"):
         asked[f"row_{side}"] = asked["round_id"] + "|" + asked["pair_id"] + "|" + side
         content = pd.DataFrame([json.loads(text) for text in asked[f"features_{side}"]], index=asked[f"row_{side}"])
@@ -41,21 +80,9 @@ def as_shown(
             f"round {round_id}: {len(other)} judged pairs have features of another set than data/features; the SVM "
             "doesn't learn from them (the FRM does)"
         )
-    asked["anchored"] = asked["anchor_a"].astype(bool) | asked["anchor_b"].astype(bool)
     asked = asked.drop(columns=["features_a", "features_b"]).rename(
         columns={"row_a": "features_a", "row_b": "features_b"}
     )
-    shown = asked[[*_COLUMNS, "anchored", "features_a", "features_b", "usable"]]
+    shown = asked[_COLUMNS]
     rest = pairs[~pairs["pair_id"].isin(shown["pair_id"])]
     return pd.concat([rest, shown]).sort_values("pair_id", ignore_index=True), values, problems
-
-
-def _rounds_of(events: pd.DataFrame) -> list[str]:
-    return sorted(set(events.loc[events["undone_by"].eq(""), "round_id"]) - {""})
-
-
-def _asked(round_id: str, events: pd.DataFrame, known: set[str], rounds: Path) -> pd.DataFrame:
-    """The pairs of one round that somebody judged there: known pairs, and repeats of known pairs."""
-    judged = set(events.loc[events["round_id"].eq(round_id) & events["undone_by"].eq(""), "pair_id"])
-    frame = read_round(rounds / round_id).frame().assign(round_id=round_id)
-    return frame[frame["pair_id"].isin(judged) & (frame["pair_id"].isin(known) | frame["repeat_of"].isin(known))]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from pipeline.base.objectives import Loss
 from pipeline.base.params import TrainParams
 from pipeline.params import UserError
 from pipeline.runtime import progress
-from pipeline.training import Checkpoint, Trained, adamw, warmup_cosine
+from pipeline.training import Checkpoint, Loss, Stateful, Trained, adamw, warmup_cosine
 
 
 def fit(
@@ -25,19 +24,21 @@ def fit(
     checkpoint_every: int,
     scratch: Path,
     name: str,
+    also: Mapping[str, Stateful] | None = None,
 ) -> list[dict[str, float]]:
     """Train the `requires_grad` parameters of `module`; leave their exponential average in place.
 
     Returns the curve: step, train_loss (mean since the last row), val_loss (of the averaged weights). A checkpoint in
-    `scratch` is taken up again; on one CPU the result is the same bit for bit.
+    `scratch` is taken up again; on one CPU the result is the same bit for bit. `also`: what `loss_at` itself trains (a
+    discriminator, its optimizer), which the checkpoint holds too.
     Raises UserError when the loss stops being finite.
     """
     trained = [p for p in module.parameters() if p.requires_grad]
     optimizer = adamw(trained, params.learning_rate, params.weight_decay)
     schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, params.warmup_steps, params.steps))
     average = EMAModel(trained, decay=params.ema_decay, use_ema_warmup=True, power=0.75)
-    weights = {"weights": Trained(module), "optimizer": optimizer, "schedule": schedule, "average": average}
-    checkpoint = Checkpoint(scratch / f"{name}.pt", weights)
+    objects = {"weights": Trained(module), "optimizer": optimizer, "schedule": schedule, "average": average}
+    checkpoint = Checkpoint(scratch / f"{name}.pt", {**objects, **(also or {})})
     state = checkpoint.load() or {"step": 0, "curve": [], "losses": []}
     curve, losses = state["curve"], state["losses"]
 
@@ -53,7 +54,7 @@ def fit(
         average.step(trained)
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
-            raise UserError(f"{name}: loss {losses[-1]} at step {step}; lower base.{name}.train.learning_rate")
+            raise UserError(f"{name}: loss {losses[-1]} at step {step}; lower the learning rate")
         done = step + 1
         if done % params.validate_every == 0 or done == params.steps:
             average.store(trained)

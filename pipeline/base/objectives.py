@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.osediff import OSEDiff
 from pipeline.restorers.schedule import training_target
-from pipeline.runtime import noise_like_ids, torch_rng
-from pipeline.training import Images, batch_indices
-
-Loss = Callable[[int], torch.Tensor]  # of training step number n
-
-
-def drawn_batch(
-    images: Images, size: int, step: int, prompt_dropout: float, device: torch.device, *seed: object
-) -> tuple[torch.Tensor, torch.Tensor, list[str], torch.Generator]:
-    """HQ, LQ, prompts and the step's generator: rows from seeded permutations, half of them mirrored."""
-    rng = torch_rng(*seed, step)
-    rows = batch_indices(len(images.ids), size, step, *seed)
-    mirrored = (torch.rand(size, generator=rng) < 0.5).tolist()
-    empty = (torch.rand(size, generator=rng) < prompt_dropout).tolist()
-    prompts = ["" if none else images.captions[row] for row, none in zip(rows, empty, strict=True)]
-    hq, lq = images.pick(rows, mirrored)
-    return hq.to(device), lq.to(device), prompts, rng
+from pipeline.runtime import noise_like_ids
+from pipeline.training import Images, Loss, drawn_batch
 
 
 def denoising_loss(
@@ -70,7 +53,7 @@ def osediff_loss(restorer: OSEDiff, images: Images, size: int, prompt_dropout: f
         denoiser = restorer.denoiser
         hq, lq, prompts, rng = drawn_batch(images, size, step, prompt_dropout, denoiser.device, *seed)
         noise = torch.randn((size, *denoiser.latent_shape(hq)), generator=rng).to(denoiser.device)
-        x0 = restorer.x0(denoiser.encode_sample(lq, noise), restorer.encode_prompts(prompts))
+        x0 = restorer.x0(restorer.encode_sample(lq, noise), restorer.encode_prompts(prompts))
         return (x0 - denoiser.encode(hq)).square().mean()
 
     return loss

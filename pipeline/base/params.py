@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.params import Params
 
@@ -71,15 +71,34 @@ class OsediffParams(Params):
     train: TrainParams
 
 
-class BaseParams(Params):
-    """The `base` group."""
+class WeightParams(Params):
+    """Paths of the official files; where one is missing, the message says where it comes from."""
 
+    stable_diffusion: str
+    diffbir: str
+    cleaner: str
+    osediff: str
+
+
+class BaseParams(Params):
+    """The `base` group: small models trained here (`source: train`), or the official ones (`source: import`)."""
+
+    source: Literal["train", "import"]
+    weights: WeightParams | None  # import only
     prompt_dropout: float = Field(ge=0, le=1)  # share of faces trained with the empty prompt
     checkpoint_every: int = Field(ge=1)
     validation_batch: int = Field(ge=1)
     prediction_type: Literal["epsilon", "v_prediction", "sample"]
-    unet: UnetParams
-    vae: AutoencoderParams
-    text: TextParams
+    unet: UnetParams | None  # these three: train only; what is imported tells its own shape
+    vae: AutoencoderParams | None
+    text: TextParams | None
     diffbir: DiffbirParams
     osediff: OsediffParams
+
+    @model_validator(mode="after")
+    def _of_one_source(self) -> BaseParams:
+        for name, source in {"unet": "train", "vae": "train", "text": "train", "weights": "import"}.items():
+            wanted = "given" if source == self.source else "null"
+            if (getattr(self, name) is not None) != (wanted == "given"):
+                raise ValueError(f"{name} must be {wanted} for source: {self.source}")
+        return self

@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from pipeline.base.fit import fit, flattening
+from pipeline.base.fit import fit
+from pipeline.base.measure import Rows
 from pipeline.base.objectives import diffbir_loss, diffbir_validation, osediff_loss, osediff_validation
 from pipeline.base.params import BaseParams
 from pipeline.evaluation.dataset import Dataset
-from pipeline.images import to_tensor, to_uint8
-from pipeline.metrics.identity import distance, embed
-from pipeline.metrics.landmarks import landmarks_68, lmd
-from pipeline.metrics.perceptual import PerceptualDistance
 from pipeline.restorers.denoiser import load_denoiser, new_denoiser
 from pipeline.restorers.diffbir import DiffBIR, new_controlnet
-from pipeline.restorers.load import load
 from pipeline.restorers.osediff import OSEDiff, add_adapters
 from pipeline.runtime import stable_seed
 from pipeline.training import images_of, require_split
-
-Rows = list[dict[str, Any]]
 
 
 def train_diffbir(
     params: BaseParams, seed: int, size: int, train: Dataset, val: Dataset, out: Path, scratch: Path,
     device: torch.device,
-) -> Rows:  # fmt: skip
-    """Train denoiser and ControlNet together; write `out/denoiser` and `out/diffbir`; return the curve's rows.
+) -> tuple[DiffBIR, Rows]:  # fmt: skip
+    """Train denoiser and ControlNet together; write `out/denoiser` and `out/diffbir`; return it and the curve's rows.
 
     At this budget a ControlNet over a finished, frozen denoiser learns too slowly (docs/measurements.md).
     Raises UserError unless `train` is split train.
     """
     require_split(train, "train", "base")
     torch.manual_seed(stable_seed(seed, "base", "diffbir"))
-    configs = (params.unet.model_dump(), params.vae.model_dump(), params.text.model_dump())
-    denoiser = new_denoiser(*configs, params.prediction_type).to(device)
+    unet, vae, text = (one.model_dump() for one in (params.unet, params.vae, params.text) if one)  # source: train
+    denoiser = new_denoiser(unet, vae, text, params.prediction_type).to(device)
     controlnet = new_controlnet(denoiser).to(device)
     settings = params.diffbir
     restorer = DiffBIR(denoiser, controlnet, size, settings.steps, settings.eta, out / "denoiser")
@@ -54,14 +47,14 @@ def train_diffbir(
     curve = fit(jointly, loss, validate, settings.train, params.checkpoint_every, scratch, "diffbir")
     denoiser.save(out / "denoiser")
     restorer.save(out / "diffbir")
-    return [{"restorer": "diffbir", **row} for row in curve]
+    return restorer, [{"restorer": "diffbir", **row} for row in curve]
 
 
 def train_osediff(
     params: BaseParams, seed: int, size: int, train: Dataset, val: Dataset, out: Path, scratch: Path,
     device: torch.device,
-) -> Rows:  # fmt: skip
-    """Train OSEDiff's adapters over `out/denoiser`; write `out/osediff`; return the curve's rows.
+) -> tuple[OSEDiff, Rows]:  # fmt: skip
+    """Train OSEDiff's adapters over `out/denoiser`; write `out/osediff`; return it and the curve's rows.
 
     Raises UserError unless `train` is split train.
     """
@@ -80,40 +73,4 @@ def train_osediff(
 
     curve = fit(denoiser.unet, loss, validate, settings.train, params.checkpoint_every, scratch, "osediff")
     restorer.save(out / "osediff")
-    return [{"restorer": "osediff", **row} for row in curve]
-
-
-def measure(out: Path, curve: Rows, val: Dataset, seed: int, device: torch.device, batch: int) -> dict[str, Any]:
-    """Validation figures of each base restorer beside the LQ's, and how flat its loss had become."""
-    assert val.hq is not None
-    perceptual = PerceptualDistance("vgg", device)
-    hq_identity, hq_landmarks = embed(val.hq), landmarks_68(val.hq)
-
-    def figures(restored: torch.Tensor) -> dict[str, float]:
-        pixels = list(to_uint8(restored))
-        with torch.no_grad():
-            pairs = zip(to_tensor(val.hq or ()).split(batch), to_tensor(pixels).split(batch), strict=True)
-            stlpips = torch.cat([perceptual(hq.to(device), image.to(device)) for hq, image in pairs])
-        return {
-            "stlpips_vgg": float(stlpips.mean()),
-            "id_dlib": float(distance(embed(pixels), hq_identity).mean()),
-            "lmd_68": float(lmd(landmarks_68(pixels), hq_landmarks).mean()),
-        }
-
-    lq = to_tensor(val.lq)
-    metrics: dict[str, Any] = {"val": {"lq": figures(lq)}, "flattening": {}}
-    for name in ("diffbir", "osediff"):
-        restorer = load(out / name, device)
-        parts = [
-            restorer.restore(images, captions, ids, seed).cpu()
-            for images, captions, ids in zip(
-                lq.split(batch), _chunks(val.captions, batch), _chunks(val.ids, batch), strict=True
-            )
-        ]
-        metrics["val"][name] = figures(torch.cat(parts))
-        metrics["flattening"][name] = flattening([row for row in curve if row["restorer"] == name])
-    return metrics
-
-
-def _chunks(items: tuple[str, ...], size: int) -> list[list[str]]:
-    return [list(items[start : start + size]) for start in range(0, len(items), size)]
+    return restorer, [{"restorer": "osediff", **row} for row in curve]

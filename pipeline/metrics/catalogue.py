@@ -118,6 +118,9 @@ _ALL = (
     # fidelity to the degraded input: the one thing that is known about a photo from the wild
     _metric("lq_l1", "Down-consistency with the LQ (L1)", "lower", "lq", "in_svm"),
     _metric("lq_psnr", "Down-consistency with the LQ, dB (PSNR)", "higher", "lq", "in_svm"),
+    _metric("lq_ssim", "SSIM with the LQ (RGB)", "higher", "lq", "in_svm"),
+    _metric("lq_gmsd", "GMSD from the LQ (Y)", "lower", "lq", "in_svm", pyiqa="gmsd"),
+    _metric("lq_nlpd", "NLPD from the LQ (Y)", "lower", "lq", "in_svm", min_size=64, pyiqa="nlpd"),
     # blind quality
     _metric("sharpness", "Sharpness (log variance of the Laplacian)", "higher", "blind", "in_svm"),
     _metric("sharpness_eyes", "Sharpness of the eyes", "higher", "blind", "in_svm", min_size=32),

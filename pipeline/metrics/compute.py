@@ -42,6 +42,7 @@ PAIRED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ssim_vqfr": vqfr.ssim,
     "lq_l1": signal.down_l1,
     "lq_psnr": signal.down_psnr,
+    "lq_ssim": signal.ssim,
 }
 FETCH = "run pyiqa's {} once on a machine with network and copy the files from its ~/.cache/torch/hub to {}"
 REGIONAL = {f"sharpness_{region}": region for region in regions.REGIONS}

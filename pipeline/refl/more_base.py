@@ -2,29 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from pipeline.base.fit import fit
-from pipeline.base.objectives import Loss, diffbir_loss, diffbir_validation, osediff_loss, osediff_validation
-from pipeline.base.params import BaseParams
+from pipeline.base.gan import GanObjective, GanParams
+from pipeline.base.objectives import diffbir_loss, diffbir_validation, osediff_loss, osediff_validation
+from pipeline.base.params import BaseParams, TrainParams
 from pipeline.refl.params import VARIANTS, ReflParams
 from pipeline.refl.trainer import Curve, ReFL
 from pipeline.restorers.diffbir import DiffBIR
-from pipeline.restorers.osediff import OSEDiff
+from pipeline.restorers.gfpgan import GFPGAN
+from pipeline.restorers.load import BaseRestorer
 from pipeline.reward.model import FaceRewardModel
-from pipeline.training import Images, count_flops
+from pipeline.training import Images, Loss, Stateful, count_flops
 
 
-def base_loss(restorer: DiffBIR | OSEDiff, images: Images, base: BaseParams, *seed: object) -> Loss:
-    """The base objective for the part of this restorer that ReFL trains (the denoiser stays frozen)."""
+@dataclass(frozen=True)
+class Continued:
+    """Base training of the part of a restorer that ReFL trains (the denoiser, or GFPGAN's U-Net, stays frozen)."""
+
+    recipe: TrainParams  # of the base training that is continued
+    loss: Callable[[TrainParams], Loss]  # under a recipe
+    validate: Callable[[], float]
+    checkpoint_every: int
+    also: dict[str, Stateful]  # what else trains
+
+
+def continued(
+    restorer: BaseRestorer, base: BaseParams, gan: GanParams, folder: Path, train: Images, val: Images, seed: int
+) -> Continued:
+    """The base objective; `folder`, where the base restorer lies, holds the discriminator that GFPGAN goes on with."""
+    key, prompts, batch = (seed, "more_base"), base.prompt_dropout, base.validation_batch
+    if isinstance(restorer, GFPGAN):
+        objective = GanObjective(restorer, gan, seed)
+        if not objective.adversary.load(folder):
+            print(f"{folder} has no discriminator (official weights come without): more_base begins with a new one")
+        return Continued(
+            gan.train,
+            lambda recipe: objective.loss(train, recipe, *key),
+            lambda: objective.validation(val),
+            gan.checkpoint_every,
+            objective.adversary.states(),
+        )
     if isinstance(restorer, DiffBIR):
-        return diffbir_loss(restorer, images, base.diffbir.train.batch_size, 0.0, base.prompt_dropout, *seed)
-    return osediff_loss(restorer, images, base.osediff.train.batch_size, base.prompt_dropout, *seed)
+        return Continued(
+            base.diffbir.train,
+            lambda recipe: diffbir_loss(restorer, train, recipe.batch_size, 0.0, prompts, *key),
+            lambda: diffbir_validation(restorer, val, batch, seed),
+            base.checkpoint_every,
+            {},
+        )
+    return Continued(
+        base.osediff.train,
+        lambda recipe: osediff_loss(restorer, train, recipe.batch_size, prompts, *key),
+        lambda: osediff_validation(restorer, val, batch, seed),
+        base.checkpoint_every,
+        {},
+    )
 
 
-def equal_steps(restorer: DiffBIR | OSEDiff, frm: FaceRewardModel, params: ReflParams, images: Images, loss: Loss,
+def equal_steps(restorer: BaseRestorer, frm: FaceRewardModel, params: ReflParams, images: Images, loss: Loss,
     seed: int,
 ) -> int:  # fmt: skip
     """Base steps that cost what `full` ReFL costs, in floating-point operations of networks, forward and backward."""
@@ -44,26 +85,25 @@ def equal_steps(restorer: DiffBIR | OSEDiff, frm: FaceRewardModel, params: ReflP
 
 
 def continue_base(
-    restorer: DiffBIR | OSEDiff, frm: FaceRewardModel, refl: ReflParams, base: BaseParams, train: Images, val: Images,
-    seed: int, scratch: Path,
+    restorer: BaseRestorer, frm: FaceRewardModel, refl: ReflParams, base: BaseParams, gan: GanParams, folder: Path,
+    train: Images, val: Images, seed: int, scratch: Path,
 ) -> Curve:  # fmt: skip
     """Train the same parameters as ReFL by the base objective for equal compute, with a fresh cosine schedule."""
-    loss = base_loss(restorer, train, base, seed, "more_base")
-    steps = equal_steps(restorer, frm, refl, train, loss, seed)
-    name = restorer.kind
 
-    def validate() -> float:
-        if isinstance(restorer, DiffBIR):
-            return diffbir_validation(restorer, val, base.validation_batch, seed)
-        return osediff_validation(restorer, val, base.validation_batch, seed)
+    def part() -> Continued:
+        return continued(restorer, base, gan, folder, train, val, seed)
 
-    recipe = (base.diffbir if isinstance(restorer, DiffBIR) else base.osediff).train
-    settings = recipe.model_copy(
+    probe = part()
+    steps = equal_steps(restorer, frm, refl, train, probe.loss(probe.recipe), seed)
+    run = part()  # anew: the probe moved the discriminator
+    settings = run.recipe.model_copy(
         update={
             "steps": steps,
             "learning_rate": refl.more_base_learning_rate,
-            "warmup_steps": min(recipe.warmup_steps, steps),
+            "warmup_steps": min(run.recipe.warmup_steps, steps),
             "validate_every": max(1, steps // 5),
         }
     )
-    return fit(restorer.trained(), loss, validate, settings, base.checkpoint_every, scratch, f"{name}-more_base")
+    name = f"{restorer.kind}-more_base"
+    loss = run.loss(settings)
+    return fit(restorer.trained(), loss, run.validate, settings, run.checkpoint_every, scratch, name, run.also)

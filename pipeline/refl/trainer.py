@@ -89,7 +89,7 @@ class ReFL:
         prompts = restorer.encode_prompts(batch.prompts)
         start = restorer.rollout(condition, prompts, self.rollout, batch.rng)
         prediction = restorer.predict(start, condition, prompts)
-        images = prediction.images.float()
+        images = prediction.images.to(batch.hq.dtype)  # autocast decodes in half precision
         features = self.cache.get(batch.keys, batch.hq, self.perceptual.features)
         reward = zero
         if self.weights.reward:

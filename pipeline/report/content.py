@@ -147,7 +147,9 @@ def pictures(inputs: Inputs, params: ReportParams, scores: pd.DataFrame, restore
     """The first faces in order of id, the worst by `params.worst_by`, and zooms; each picture with its score."""
     ids = sorted(scores["face_id"].unique())
     first = ids[: params.first_faces]
-    models = [f"{restorer}/{variant}" for restorer in restorers for variant in ("base", "full")]
+    asked = [f"{restorer}/{variant}" for restorer in restorers for variant in ("base", "full")]
+    known = set(scores["model"])  # external results have no ReFL
+    models = [model for model in asked if model in known]
     worst: list[str] = []
     by = params.worst_by
     if by in scores.columns:

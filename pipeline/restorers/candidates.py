@@ -9,12 +9,13 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.evaluation.dataset import Dataset
 from pipeline.images import Pixels, encode_png, to_tensor, to_uint8
 from pipeline.params import Params, UserError
-from pipeline.restorers.load import load
+from pipeline.restorers.external import External, source_names
+from pipeline.restorers.load import BaseRestorer, load
 from pipeline.runtime import progress, stable_seed
 from pipeline.tables import image_cell
 
@@ -22,10 +23,19 @@ from pipeline.tables import image_cell
 class SettingParams(Params):
     """One way of running one restorer; what is not named is the restorer's own default."""
 
-    restorer: str
+    restorer: str  # of stages base and gan; external: a folder of someone else's results
+    folder: str | None = None  # external: path of the images, named by face id or source file
     samples: int = Field(ge=1)
     steps: int | None = Field(default=None, ge=1, le=1000)  # DDIM steps
     eta: float | None = Field(default=None, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _external_is_a_folder(self) -> SettingParams:
+        if (self.restorer == External.kind) != (self.folder is not None):
+            raise ValueError("`folder` is what `restorer: external` needs, and no other restorer takes")
+        if self.folder is not None and self.samples > 1:
+            raise ValueError("an external folder holds one sample; name each folder as a setting of its own")
+        return self
 
     def overrides(self) -> dict[str, float]:
         """The settings that differ from the restorer's defaults."""
@@ -52,18 +62,22 @@ ANCHORS = ("hq", "smooth", "sharp")
 
 
 def candidates(
-    dataset: Dataset, params: RestoreParams, restorers: Path, seed: int, device: torch.device
+    dataset: Dataset, params: RestoreParams, restorers: Path, faces: Path, seed: int, device: torch.device
 ) -> Iterator[dict[str, Any]]:
     """Rows of the candidates table: every sample of every setting, then the HQ and the two wrong anchors.
 
-    Raises UserError for a setting named like an anchor or a restorer that is not in `restorers`.
+    `faces` is the table that knows external images' source names. Raises UserError for a setting named like an anchor,
+    a restorer that is not in `restorers`, or an external folder that does not fit.
     """
     if clash := sorted(set(params.settings) & set(ANCHORS)):
         raise UserError(f"restore.settings.{clash[0]}: {', '.join(ANCHORS)} are the anchors' names")
     assert dataset.hq is not None
+    sources = source_names(faces)
+    folders = {name: setting.folder for name, setting in params.settings.items() if setting.folder is not None}
+    external = {name: External(Path(folder), dataset, sources) for name, folder in folders.items()}
     first: Mapping[str, Pixels] = {}
     for name, setting in params.settings.items():
-        restorer = load(restorers / setting.restorer, device)
+        restorer = external.get(name) or load(restorers / setting.restorer, device)
         for sample in range(setting.samples):
             drawn = stable_seed(seed, "restore", name, sample)
             restored = _restore_all(restorer, dataset, params.batch_size, drawn, setting.overrides(), name)
@@ -77,7 +91,7 @@ def candidates(
 
 
 def _restore_all(
-    restorer: Any, dataset: Dataset, batch: int, seed: int, overrides: dict[str, float], name: str
+    restorer: External | BaseRestorer, dataset: Dataset, batch: int, seed: int, overrides: dict[str, float], name: str
 ) -> dict[str, Pixels]:
     restored: dict[str, Pixels] = {}
     for start in progress(range(0, len(dataset.ids), batch), f"restore {name}"):

@@ -14,13 +14,17 @@ from typing import Any
 
 import torch
 from diffusers import ControlNetModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pipeline.params import UserError
+from pipeline.restorers.cleaner import Cleaner, cleaner_from
 from pipeline.restorers.denoiser import Denoiser
 from pipeline.restorers.protocol import Prediction, Rollout, RolloutSettings
 from pipeline.restorers.schedule import ddim_step, timesteps
-from pipeline.runtime import noise_like_ids, write_json
+from pipeline.runtime import atomic, noise_like_ids, write_json
+
+CLEANER = "cleaner.safetensors"
 
 
 class NoHint(nn.Module):
@@ -60,14 +64,16 @@ def without_hint(controlnet: ControlNetModel) -> ControlNetModel:
 class DiffBIR(nn.Module):
     """ControlNet over a frozen denoiser.
 
-    `steps` and `eta` are the DDIM defaults of `restore` (official: 50, 1); `source` is the denoiser's folder.
+    `steps` and `eta` are the DDIM defaults of `restore` (official: 50, 1); `source` is the denoiser's folder; the
+    condition is what `cleaner` makes of the LQ (official: SwinIR), the LQ itself where there is none.
     """
 
     kind = "diffbir"
 
     def __init__(
-        self, denoiser: Denoiser, controlnet: ControlNetModel, native_size: int, steps: int, eta: float, source: Path
-    ) -> None:
+        self, denoiser: Denoiser, controlnet: ControlNetModel, native_size: int, steps: int, eta: float, source: Path,
+        cleaner: Cleaner | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.denoiser = denoiser
         self.controlnet = controlnet
@@ -75,6 +81,7 @@ class DiffBIR(nn.Module):
         self.steps = steps
         self.eta = eta
         self.source = source
+        self.cleaner = cleaner
         self.frozen: ControlNetModel | None = None
 
     def controls(
@@ -104,9 +111,9 @@ class DiffBIR(nn.Module):
         ).sample
 
     def condition(self, lq: torch.Tensor) -> torch.Tensor:
-        """Latent mode of the LQ, scaled."""
+        """Latent mode of the (cleaned) LQ, scaled."""
         with torch.no_grad():
-            return self.denoiser.encode(lq)
+            return self.denoiser.encode(lq if self.cleaner is None else self.cleaner(lq))
 
     def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
         """Token features of the prompts (cached)."""
@@ -182,7 +189,11 @@ class DiffBIR(nn.Module):
     def save(self, folder: Path) -> None:
         """Write the ControlNet in diffusers' layout, and what `pipeline.restorers.load.load` needs beside it."""
         self.controlnet.save_pretrained(folder / "controlnet")
-        defaults = {"native_size": self.native_size, "steps": self.steps, "eta": self.eta}
+        defaults: dict[str, Any] = {"native_size": self.native_size, "steps": self.steps, "eta": self.eta}
+        if self.cleaner is not None:
+            with atomic(folder / CLEANER) as temporary:
+                save_file(self.cleaner.network.state_dict(), temporary)
+            defaults["cleaner"] = CLEANER
         write_json(
             folder / "restorer.json",
             {"kind": self.kind, "denoiser": os.path.relpath(self.source, folder), **defaults},
@@ -190,9 +201,15 @@ class DiffBIR(nn.Module):
 
 
 def load_diffbir(folder: Path, config: dict[str, Any], denoiser: Denoiser, source: Path) -> DiffBIR:
-    """A DiffBIR that `DiffBIR.save` wrote."""
+    """A DiffBIR that `DiffBIR.save` wrote. Raises UserError where it names a cleaner that is missing or damaged."""
     path = folder / "controlnet"
     controlnet = without_hint(ControlNetModel.from_config(ControlNetModel.load_config(path)))
     controlnet.load_state_dict(load_file(path / "diffusion_pytorch_model.safetensors"))
     controlnet.to(denoiser.device).eval().requires_grad_(False)
-    return DiffBIR(denoiser, controlnet, config["native_size"], config["steps"], config["eta"], source)
+    cleaner = None
+    if "cleaner" in config:
+        file = folder / config["cleaner"]
+        if not file.is_file():
+            raise UserError(f"{file}: missing; {folder / 'restorer.json'} names it as DiffBIR's first stage")
+        cleaner = cleaner_from(load_file(file), file).to(denoiser.device)
+    return DiffBIR(denoiser, controlnet, config["native_size"], config["steps"], config["eta"], source, cleaner)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import nn
 
 from pipeline.params import UserError
 from pipeline.restorers.denoiser import Denoiser
+from pipeline.restorers.hooks import Outputs, drift
 from pipeline.restorers.protocol import Prediction, Rollout, RolloutSettings
 from pipeline.runtime import atomic, noise_like_ids, write_json
 
@@ -33,25 +35,36 @@ LORA_LAYERS = (
 ).split()
 
 
+VAE_PART = "vae"  # its name in our file
+ENCODER = "default_encoder"  # the adapter on the autoencoder's encoder, which official weights bring along
+
+
 def add_adapters(denoiser: Denoiser, rank: int) -> None:
     """Put the three LoRA adapters on the denoiser's UNet; `conv_in` itself trains too (official).
 
     Seed torch before the call: LoRA's A matrices are drawn, its B matrices are zero.
     """
-    unet = denoiser.unet
-    for adapter, part in ADAPTERS.items():
-        names = [
+    targets = {
+        adapter: [
             name
-            for name, module in unet.named_modules()
+            for name, module in denoiser.unet.named_modules()
             if isinstance(module, (nn.Linear, nn.Conv2d))
             and name.startswith(part)
             and any(name == layer or name.endswith(f".{layer}") for layer in LORA_LAYERS)
         ]
-        config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=names)
+        for adapter, part in ADAPTERS.items()
+    }
+    put_adapters(denoiser.unet, targets, rank, rank)
+
+
+def put_adapters(network: Any, targets: Mapping[str, list[str]], rank: int, alpha: int) -> None:
+    """Add a LoRA adapter of these layers (by their full names) to a diffusers model; all are active at once."""
+    for adapter, names in targets.items():
+        config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=names)
         with warnings.catch_warnings():  # several adapters are what we want
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-            unet.add_adapter(config, adapter_name=adapter)
-    unet.set_adapter(list(ADAPTERS))
+            network.add_adapter(config, adapter_name=adapter)
+    network.set_adapter(list(targets))
 
 
 class OSEDiff(nn.Module):
@@ -70,8 +83,26 @@ class OSEDiff(nn.Module):
 
     def condition(self, lq: torch.Tensor) -> torch.Tensor:
         """Latent mode of the LQ, scaled."""
-        with torch.no_grad():
+        with self._lq_encoder():
             return self.denoiser.encode(lq)
+
+    def encode_sample(self, lq: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Posterior sample of the LQ's latents, scaled, with the given noise (official)."""
+        with self._lq_encoder():
+            return self.denoiser.encode_sample(lq, noise)
+
+    @contextmanager
+    def _lq_encoder(self) -> Iterator[None]:
+        """The encoder with the adapter that official weights bring; it stays frozen, and HQ is encoded without it."""
+        adapted = adapted_encoder(self.denoiser)
+        with torch.no_grad():
+            if adapted:
+                self.denoiser.vae.enable_adapters()
+            try:
+                yield
+            finally:
+                if adapted:
+                    self.denoiser.vae.disable_adapters()
 
     def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
         """Token features of the prompts (cached)."""
@@ -90,7 +121,7 @@ class OSEDiff(nn.Module):
         """LQ [N, 3, H, W] in [-1, 1] → restored, clipped; the latents are a posterior sample (official)."""
         lq = lq.to(self.denoiser.device)
         noise = noise_like_ids(list(ids), self.denoiser.latent_shape(lq), seed, "osediff").to(lq)
-        x0 = self.x0(self.denoiser.encode_sample(lq, noise), self.encode_prompts(captions))
+        x0 = self.x0(self.encode_sample(lq, noise), self.encode_prompts(captions))
         return self.denoiser.decode(x0).clamp(-1, 1)
 
     def rollout(
@@ -103,12 +134,13 @@ class OSEDiff(nn.Module):
         """The step with gradient; regulariser Σ_k mean((h_k − h_k^frozen)²) over the blocks LoRA changes."""
         if self.reference is None:
             raise RuntimeError("predict needs start_training()")
-        with BlockOutputs(self.denoiser.unet) as outputs:
+        unet = self.denoiser.unet
+        blocks = [unet.conv_in, *unet.down_blocks, unet.mid_block, *unet.up_blocks]
+        with Outputs(blocks) as outputs:
             x0 = self.x0(rollout.latents, prompts)
-        with torch.no_grad(), BlockOutputs(self.denoiser.unet) as anchors, self._frozen():
+        with torch.no_grad(), Outputs(blocks) as anchors, self._frozen():
             self.x0(rollout.latents, prompts)
-        drift = [(now - then).square().mean() for now, then in zip(outputs.kept, anchors.kept, strict=True)]
-        return Prediction(self.denoiser.decode(x0), torch.stack(drift).sum())
+        return Prediction(self.denoiser.decode(x0), drift(outputs, anchors))
 
     def trained(self) -> nn.Module:
         """The UNet: its adapters and conv_in have `requires_grad`."""
@@ -136,37 +168,38 @@ class OSEDiff(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write adapters and conv_in as safetensors, and what `pipeline.restorers.load.load` needs beside them."""
-        unet = self.denoiser.unet
-        weights = {f"conv_in.{name}": tensor for name, tensor in unet.conv_in.state_dict().items()}
+        unet, vae = self.denoiser.unet, self.denoiser.vae
+        weights = {f"conv_in.{name}": tensor for name, tensor in own_conv_in(unet).state_dict().items()}
+        config: dict[str, Any] = {"native_size": self.native_size, "timestep": self.timestep, "rank": self.rank}
         for adapter in ADAPTERS:
-            state = get_peft_model_state_dict(unet, adapter_name=adapter)
-            weights |= {f"{adapter}/{name}": tensor.contiguous() for name, tensor in state.items()}
+            weights |= _adapter_state(unet, adapter, adapter)
+        if (alpha := unet.peft_config[ENCODER].lora_alpha) != self.rank:
+            config["alpha"] = alpha
+        if adapted_encoder(self.denoiser):
+            weights |= _adapter_state(vae, ENCODER, VAE_PART)
+            config["vae"] = {"rank": vae.peft_config[ENCODER].r, "alpha": vae.peft_config[ENCODER].lora_alpha}
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(folder / "adapters.safetensors") as temporary:
             save_file(weights, temporary)
-        config = {"native_size": self.native_size, "timestep": self.timestep, "rank": self.rank}
         write_json(
             folder / "restorer.json", {"kind": self.kind, "denoiser": os.path.relpath(self.source, folder), **config}
         )
 
 
-class BlockOutputs:
-    """Collects the outputs of a UNet's convolution-in, blocks and middle during one forward pass."""
+def own_conv_in(unet: nn.Module) -> nn.Module:
+    """The UNet's first convolution, which trains whole, without the LoRA that official weights put on it as well."""
+    first = unet.get_submodule("conv_in")
+    return getattr(first, "base_layer", first)
 
-    def __init__(self, unet: nn.Module) -> None:
-        self.kept: list[torch.Tensor] = []
-        self._modules = [unet.conv_in, *unet.down_blocks, unet.mid_block, *unet.up_blocks]  # type: ignore[misc]
 
-    def __enter__(self) -> BlockOutputs:
-        self._hooks = [module.register_forward_hook(self._keep) for module in self._modules]
-        return self
+def adapted_encoder(denoiser: Denoiser) -> bool:
+    """Whether the autoencoder's encoder has an adapter."""
+    return ENCODER in getattr(denoiser.vae, "peft_config", {})
 
-    def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self.kept.append(output[0] if isinstance(output, tuple) else output)
 
-    def __exit__(self, *error: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
+def _adapter_state(network: Any, adapter: str, part: str) -> dict[str, torch.Tensor]:
+    state = get_peft_model_state_dict(network, adapter_name=adapter)
+    return {f"{part}/{name}": tensor.contiguous() for name, tensor in state.items()}
 
 
 class _Swapped:
@@ -186,19 +219,39 @@ class _Swapped:
 
 
 def load_osediff(folder: Path, config: dict[str, Any], denoiser: Denoiser, source: Path) -> OSEDiff:
-    """An OSEDiff that `OSEDiff.save` wrote; `denoiser` gets the adapters."""
-    add_adapters(denoiser, config["rank"])
-    weights = load_file(folder / "adapters.safetensors")
+    """An OSEDiff that `OSEDiff.save` wrote; `denoiser` gets the adapters.
+
+    Raises UserError for adapters that the denoiser has no layers for, or whose matrices are not all there.
+    """
+    file = folder / "adapters.safetensors"
+    weights = load_file(file)
     unet = denoiser.unet
-    unet.conv_in.load_state_dict(
+    rank, encoder = config["rank"], config.get("vae")
+    _put_saved(unet, {name: name for name in ADAPTERS}, weights, rank, config.get("alpha", rank), file)
+    if encoder:
+        _put_saved(denoiser.vae, {ENCODER: VAE_PART}, weights, encoder["rank"], encoder["alpha"], file)
+        denoiser.vae.disable_adapters()
+    own_conv_in(unet).load_state_dict(
         {name.removeprefix("conv_in."): value for name, value in weights.items() if name.startswith("conv_in.")}
     )
-    for adapter in ADAPTERS:
-        state = {
-            name.removeprefix(f"{adapter}/"): value for name, value in weights.items() if name.startswith(f"{adapter}/")
-        }
-        problems = set_peft_model_state_dict(unet, state, adapter_name=adapter)
-        if problems.unexpected_keys:
-            raise UserError(f"{folder / 'adapters.safetensors'}: unknown keys, e.g. {problems.unexpected_keys[0]}")
-    unet.to(denoiser.device).requires_grad_(False)
-    return OSEDiff(denoiser, config["native_size"], config["timestep"], config["rank"], source)
+    denoiser.to(denoiser.device).requires_grad_(False)
+    return OSEDiff(denoiser, config["native_size"], config["timestep"], rank, source)
+
+
+def _put_saved(
+    network: Any, parts: Mapping[str, str], weights: Mapping[str, torch.Tensor], rank: int, alpha: int, file: Path
+) -> None:
+    """Add the adapters that the file holds, layers and all."""
+    states = {
+        adapter: {name.split("/")[1]: value for name, value in weights.items() if name.startswith(f"{part}/")}
+        for adapter, part in parts.items()
+    }
+    try:
+        targets = {adapter: sorted({name.split(".lora_")[0] for name in state}) for adapter, state in states.items()}
+        put_adapters(network, targets, rank, alpha)
+    except ValueError as error:  # peft: no such layer
+        raise UserError(f"{file}: its adapters are another network's: {' '.join(str(error).split())}") from None
+    for adapter, state in states.items():
+        if odd := sorted(get_peft_model_state_dict(network, adapter_name=adapter).keys() ^ state.keys()):
+            raise UserError(f"{file}: {adapter} is not whole or another network's, e.g. {odd[0]}")
+        set_peft_model_state_dict(network, state, adapter_name=adapter)

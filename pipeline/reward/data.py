@@ -16,6 +16,7 @@ from pipeline import tables
 from pipeline.annotation.labels import aggregate, standing_votes
 from pipeline.annotation.pairs import with_facts
 from pipeline.annotation.rounds import read_round
+from pipeline.annotation.shown import as_shown
 from pipeline.images import Pixels, decode, resize
 from pipeline.params import UserError
 from pipeline.reward.params import RewardParams
@@ -41,7 +42,8 @@ class Preferences:
     """Everything that people, annotators and the SVM said about pairs of candidates."""
 
     candidates: Candidates
-    pairs: pd.DataFrame  # every pair, see `locate`
+    pairs: pd.DataFrame  # every pair, see `with_round_images`
+    features: pd.DataFrame  # of candidates and of the images that rounds hold: rows features_a, features_b of `pairs`
     votes: pd.DataFrame  # those that stand
     annotations: pd.DataFrame
 
@@ -51,12 +53,17 @@ class Preferences:
 
 
 def load_preferences(data: Path, rounds: Path) -> Preferences:
-    """Read the tables below `data`; pairs that people judged point at the images of their round below `rounds`."""
+    """Read the tables below `data`; pairs that people judged are as their round below `rounds` holds them."""
     candidates = load_candidates(data / "candidates", data / "faces")
-    pairs = locate(tables.read_frame(tables.PAIRS, data / "pairs"), candidates)
-    votes, _, _ = standing_votes(tables.read_frame(tables.VOTES, data / "votes"), pairs.pair_id)
-    candidates, pairs = with_round_images(candidates, pairs, votes, rounds)
-    return Preferences(candidates, pairs, votes, tables.read_frame(tables.ANNOTATIONS, data / "annotations"))
+    pairs = with_facts(tables.read_frame(tables.PAIRS, data / "pairs"), candidates.frame.reset_index())
+    features = tables.read_frame(tables.FEATURES, data / "features").set_index("candidate_id")
+    splits = tables.read_frame(tables.FACES, data / "faces", ["face_id", "split"]).set_index("face_id")["split"]
+    events = tables.read_frame(tables.VOTES, data / "votes")
+    pairs, features, _ = as_shown(pairs, features, events, splits, rounds)
+    candidates, pairs = with_round_images(candidates, pairs, rounds)
+    votes, _, _ = standing_votes(events, pairs.pair_id)
+    annotations = tables.read_frame(tables.ANNOTATIONS, data / "annotations")
+    return Preferences(candidates, pairs, features, votes, annotations)
 
 
 def load_candidates(candidates: Path, faces: Path) -> Candidates:
@@ -97,36 +104,30 @@ def locate(pairs: pd.DataFrame, candidates: Candidates) -> pd.DataFrame:
     return found.assign(a=row.loc[found.candidate_a].to_numpy(), b=row.loc[found.candidate_b].to_numpy())
 
 
-def with_round_images(
-    candidates: Candidates, located: pd.DataFrame, votes: pd.DataFrame, rounds: Path
-) -> tuple[Candidates, pd.DataFrame]:
-    """Pairs that people judged in an annotation round point at the images they saw there, whatever was rerun since.
+def with_round_images(candidates: Candidates, shown: pd.DataFrame, rounds: Path) -> tuple[Candidates, pd.DataFrame]:
+    """`locate` for the pairs of `shown.as_shown`; those that people judged in a round point at what they saw there.
 
-    Images of another size are resized. A pair of several rounds takes its first. Raises UserError for a round that is
-    not on this disk or doesn't hold the pair.
+    Those images follow the candidates', resized where the size is another one now. Repeats that rounds made are left
+    out: they are the same two images. Raises UserError for a round that is not on this disk.
     """
-    judged = votes[votes.round_id != ""].groupby("pair_id").round_id.min()
-    seen: list[Pixels] = []
-    captions: list[str] = []
-    located = located.copy()
-    for round_id in sorted(set(judged)):
-        one = read_round(rounds / round_id)
-        for index in located.index[located.pair_id.map(judged) == round_id]:
-            pair_id = str(located.at[index, "pair_id"])
-            for side in ("a", "b"):
-                try:
-                    image = decode(one.png(pair_id, f"image_{side}"), f"{one.folder}: pair {pair_id}")
-                except KeyError:
-                    raise UserError(
-                        f"{one.folder}: no pair {pair_id}, though data/votes has votes on it there"
-                    ) from None
-                captions.append(candidates.captions[int(str(located.at[index, side]))])
-                located.at[index, side] = len(candidates.images) + len(seen)
-                seen.append(resize(image, candidates.images.shape[1]))
-    if not seen:
+    ours = shown.round_id == ""
+    located = locate(shown[ours], candidates)
+    asked = shown[~ours & (shown.why != "repeat")]
+    if asked.empty:
         return candidates, located
-    images = np.concatenate([candidates.images, np.stack(seen)])
-    return replace(candidates, images=images, captions=candidates.captions + captions), located
+    size, held = candidates.images.shape[1], {name: read_round(rounds / name) for name in sorted(set(asked.round_id))}
+    seen = [
+        resize(decode(held[name].png(pair_id, f"image_{side}"), f"{held[name].folder}: pair {pair_id}"), size)
+        for name, pair_id in zip(asked.round_id, asked.pair_id, strict=True)
+        for side in ("a", "b")
+    ]
+    first = len(candidates.images) + 2 * np.arange(len(asked))
+    extended = replace(
+        candidates,
+        images=np.concatenate([candidates.images, np.stack(seen)]),
+        captions=candidates.captions + asked.caption.repeat(2).tolist(),
+    )
+    return extended, pd.concat([located, asked.assign(a=first, b=first + 1)], ignore_index=True)
 
 
 def label(located: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:

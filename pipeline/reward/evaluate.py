@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,11 @@ Numbers = NDArray[np.float64]
 def voted(pairs: pd.DataFrame, votes: pd.DataFrame) -> pd.DataFrame:
     """The located pairs that somebody judged, with p_a the plain mean of their votes and `n` their number.
 
-    A repeat (the same two candidates again, sides swapped) would count twice: it is left out.
+    A repeat (the same two candidates again, sides swapped) would count twice, and a pair that was asked because the SVM
+    was unsure of it is no random one: both are left out.
     """
     labels = aggregate(votes, prior_votes=0.0)[["pair_id", "p_a", "n"]]
-    return pairs[pairs.why != "repeat"].merge(labels, on="pair_id", how="inner")
+    return pairs[~pairs.why.isin(["repeat", "margin"])].merge(labels, on="pair_id", how="inner")
 
 
 def unanimous(pairs: pd.DataFrame, min_annotators: int) -> pd.DataFrame:
@@ -53,36 +54,39 @@ def accuracy(right: Numbers, faces: pd.Series, seed: int, resamples: int) -> dic
     return {"accuracy": mean, "ci95": [low, high], "n": len(right), "faces": int(faces.nunique())}
 
 
-def best_single_feature(
+def single_features(
     features: pd.DataFrame, names: Sequence[str], fit: pd.DataFrame, test: pd.DataFrame
-) -> dict[str, Any]:
-    """The single feature that alone predicts best; feature and better sign are both chosen on the `fit` pairs.
+) -> dict[str, dict[str, Any]]:
+    """How well each feature alone predicts the `test` pairs; which sign is better is chosen on the `fit` pairs.
 
-    `features` has one row a candidate id. A pair of which the feature is missing counts half.
+    `features` has the rows features_a, features_b of the pairs. A pair of which the feature is missing counts half.
     """
-    fit_accuracy: dict[str, tuple[float, int]] = {}
+    found = {}
     for name in names:
         right = float(correct(_feature_difference(features[name], fit), fit.p_a).mean())
-        fit_accuracy[name] = max(right, 1 - right), 1 if right >= 0.5 else -1
-    if not fit_accuracy:
+        sign = 1 if right >= 0.5 else -1
+        accuracy = float(correct(sign * _feature_difference(features[name], test), test.p_a).mean())
+        found[name] = {
+            "accuracy": accuracy,
+            "fit_accuracy": max(right, 1 - right),
+            "higher_is_better": sign > 0,
+        }
+    return found
+
+
+def best_single_feature(alone: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Of `names` the one that predicts the `fit` pairs best, with what `single_features` says of it.
+
+    `best_in_hindsight` is the accuracy of the best on the test pairs. Raises UserError without names.
+    """
+    if not names:
         raise UserError("data/features has no blind feature; rerun `dvc repro features`")
-    name = max(sorted(fit_accuracy), key=lambda one: fit_accuracy[one][0])
-    sign = fit_accuracy[name][1]
-    each = {
-        other: float(correct(fit_accuracy[other][1] * _feature_difference(features[other], test), test.p_a).mean())
-        for other in sorted(fit_accuracy)
-    }
-    return {
-        "name": name,
-        "accuracy": each[name],
-        "higher_is_better": sign > 0,
-        "fit_accuracy": fit_accuracy[name][0],
-        "best_in_hindsight": max(each.values()),
-    }
+    name = max(sorted(names), key=lambda one: alone[one]["fit_accuracy"])
+    return {"name": name, **alone[name], "best_in_hindsight": max(alone[one]["accuracy"] for one in names)}
 
 
 def _feature_difference(column: pd.Series, pairs: pd.DataFrame) -> Numbers:
-    difference = column.reindex(pairs.candidate_a).to_numpy() - column.reindex(pairs.candidate_b).to_numpy()
+    difference = column.loc[pairs.features_a].to_numpy() - column.loc[pairs.features_b].to_numpy()
     return np.nan_to_num(difference.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
@@ -176,8 +180,9 @@ def judge(
     restored_difference = of_pair.loc[restored.pair_id].to_numpy()
     anchored = pairs[pairs.anchored.astype(bool) & (pairs.p_a != 0.5)]
     error, table = calibration(restored_difference, logit_scale, restored.p_a, params.calibration_bins)
+    headline = accuracy(right, head.face_id, seed, params.resamples)
     return {
-        "headline": accuracy(right, head.face_id, seed, params.resamples),
+        "headline": headline | {"enough_pairs": len(head) >= params.min_pairs},
         "all_restored": accuracy(correct(restored_difference, restored.p_a), restored.face_id, seed, params.resamples),
         "anchors": anchors(correct(of_pair.loc[anchored.pair_id].to_numpy(), anchored.p_a), anchored),
         "by_margin": by_margin(correct(restored_difference, restored.p_a), restored.p_a, params.margin_bins),
@@ -189,7 +194,7 @@ def judge(
 
 def svm_accuracy(svm: PairSVM, features: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
     """The SVM on the headline's pairs: accuracy of all its answers, and of those it does not withhold."""
-    p_a = svm.p_a(features.loc[pairs.candidate_a], features.loc[pairs.candidate_b])
+    p_a = svm.p_a(features.loc[pairs.features_a], features.loc[pairs.features_b])
     right, given = correct(p_a - 0.5, pairs.p_a), ~svm.abstains(p_a)
     return {
         "accuracy": float(right.mean()),

@@ -136,7 +136,7 @@ class FaceRewardModel(nn.Module):
         if images.shape[-2:] != size:
             images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False)
         features = self.clip.encode_image(((images + 1) / 2 - self.mean) / self.std)
-        return F.normalize(features.float(), dim=-1)
+        return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
     @torch.no_grad()
     def score(self, images: Sequence[Pixels], captions: Sequence[str], batch_size: int) -> NDArray[np.float64]:

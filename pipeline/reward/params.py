@@ -34,7 +34,7 @@ class RewardParams(Params):
     unlocked_image_groups: int | None = Field(ge=0)  # last groups of the image tower that train; null: all
     unlocked_text_layers: int | None = Field(ge=0)  # last layers of the text tower that train; null: all
     seed: int  # of initialisation, order and augmentation, with the global seed
-    annotators: list[str] | None  # simulated annotators whose votes it learns from; null: all. People always count
+    annotators: list[str] | None  # people or simulated annotators whose votes it learns from; null: data/annotations
     svm_labels: bool  # learn from the SVM's labels as well
     lr: float = Field(gt=0)
 
@@ -80,6 +80,7 @@ class EvaluationParams(Params):
 
     batch_size: int = Field(ge=1)  # images
     min_annotators: int = Field(ge=1)  # who must be unanimous for a pair to count in the headline
+    min_pairs: int = Field(ge=1)  # of the headline; with fewer, metrics and stage say that it is no evidence
     resamples: int = Field(ge=100)  # of the bootstrap, clustered by face
     margin_bins: int = Field(ge=2)
     calibration_bins: int = Field(ge=2)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -99,7 +100,7 @@ def train(
     `pairs` are those of `data.label`. A checkpoint in `scratch` (model, optimiser, scheduler, step, random state)
     is written every `checkpoint_every` steps and taken up again: on one CPU bit for bit as if never interrupted.
     Runs under `accelerate launch` (each process takes its share of every batch) as well as alone.
-    Raises UserError without pairs to learn from or to select by.
+    Raises UserError without pairs to learn from or to select by, and for a ResNet tower with gradient checkpointing.
     """
     fit, select = pairs[pairs.split == "fit"], decided(pairs[pairs.split == "select"])
     for name, some in (("fit", fit), ("select", select)):
@@ -117,6 +118,8 @@ def train(
     model = build(params, default_caption, seed)
     seed = stable_seed(seed, "frm-train", params.seed)
     torch.manual_seed(seed)
+    if training.gradient_checkpointing and isinstance(model.clip.visual, ModifiedResNet):
+        raise UserError("frm.training.gradient_checkpointing: OpenCLIP has none for a ResNet tower; set it to false")
     model.clip.set_grad_checkpointing(training.gradient_checkpointing)
     optimizer = optimizer_of(model, params.lr, training.weight_decay)
     schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, training.warmup_steps, training.steps))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import socket
 import sqlite3
@@ -23,11 +22,10 @@ from pipeline.annotation.rounds import Round, make_round, read_rounds
 from pipeline.annotation.store import Store
 from pipeline.annotation.web import create_app
 from tests.annotation.synthetic import plan, write_data
+from tests.chromium import CHROMIUM, FLAGS, NO_CHROMIUM
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install .[dev])")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 PARAMS = "seed: 0\nruntime: {device: cpu, threads: 1, num_workers: 1, joblib_backend: loky, progress: false}\n"
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 READY = "lease => document.body.classList.contains('ready') && document.querySelector('#stage').dataset.lease !== lease"
@@ -52,7 +50,7 @@ def one(project: Path) -> Round:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield started
         started.close()
 
@@ -268,7 +266,7 @@ def test_a_server_killed_in_the_middle_loses_nothing(enter: Any, project: Path) 
         press(page, "ArrowLeft")
         saved(page)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
         page.keyboard.press("ArrowRight")
         page.get_by_text("1 answer is kept in this browser").first.wait_for()
         process, _ = start(project, int(address.rsplit(":", 1)[1].strip("/")))
@@ -277,7 +275,7 @@ def test_a_server_killed_in_the_middle_loses_nothing(enter: Any, project: Path) 
         saved(page)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
     rows = Store(f"sqlite:///{project / 'annotations' / 'votes.sqlite'}").votes()
     assert [row["winner"] in ("a", "b") for row in rows] == [True, True, False]
     assert len({row["event_id"] for row in rows}) == 3

@@ -136,6 +136,13 @@ def test_human_votes_replace_and_unknown_ones_are_named(project: Path, capsys: p
     assert set(tables.read_frame(tables.VOTES, "data/votes")["annotator_kind"]) == {"human"}
 
 
+def test_people_vote_in_vain_while_the_source_is_simulated(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs_stage.main()
+    save_votes(vote_on(tables.read_frame(tables.PAIRS, "data/pairs").iloc[:3], "a"))
+    run()
+    assert "3 events are not used: labels.source is `simulated`" in capsys.readouterr().err
+
+
 def test_no_human_vote_is_one_clear_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configure(source="human")
     with pytest.raises(SystemExit) as stopped:
@@ -175,9 +182,35 @@ def test_votes_teach_from_their_rounds_features(project: Path, capsys: pytest.Ca
     assert after["pairs_before_mirroring"] == before["pairs_before_mirroring"]
     assert after["out_of_fold"]["accuracy"] > 0.8
 
+    # other pairs of the same faces are drawn: people's pairs are no longer among them, and still teach
+    pairs = tables.read_frame(tables.PAIRS, "data/pairs")
+    kept = pairs[~pairs["pair_id"].isin(asked["pair_id"])]
+    tables.write(tables.PAIRS, "data/pairs", kept.to_dict("records"))
+    label.main()
+    redrawn = json.loads(Path("metrics/svm.json").read_text())
+    assert redrawn["human_votes"] == before["human_votes"]
+    assert redrawn["pairs_before_mirroring"] == before["pairs_before_mirroring"]
+    assert f"round {one.round_id}: {len(asked)} judged pairs are not in data/pairs any more" in capsys.readouterr().err
+    labels = tables.read_frame(tables.ANNOTATIONS, "data/annotations").set_index("pair_id")
+    assert set(labels.loc[asked.loc[~repeats, "pair_id"], "source"]) == {"human"}
+    assert set(labels.index) == set(pairs["pair_id"]), "a repeat is no label of its own"
+
+    # one of the faces became a test face: nothing may learn from it
+    faces = tables.read_frame(tables.FACES, "data/faces")
+    gone = asked.loc[asked["split"].eq("fit"), "face_id"].iloc[0]
+    faces.loc[faces["face_id"].eq(gone), "split"] = "test"
+    tables.write(tables.FACES, "data/faces", faces.to_dict("records"))
+    label.main()
+    lost = int(asked["face_id"].eq(gone).sum())
+    assert f"{lost} judged pairs are of faces that are no longer in split preference" in capsys.readouterr().err
+    moved = json.loads(Path("metrics/svm.json").read_text())
+    assert moved["human_votes"]["standing"] == len(asked) - lost
+    assert moved["human_votes"]["unknown_pairs"] == lost
+    assert moved["pairs_before_mirroring"] < before["pairs_before_mirroring"]
+
     tables.write(tables.FEATURES, "data/features", changed.assign(feature_set="newer").to_dict("records"))
     with pytest.raises(SystemExit):
         run()
     error = capsys.readouterr().err
-    assert f"round {one.round_id}: {len(asked)} judged pairs have features of another set" in error
+    assert f"round {one.round_id}: {len(asked) - lost} judged pairs have features of another set" in error
     assert "fewer than" in error

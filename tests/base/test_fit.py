@@ -88,7 +88,7 @@ def test_a_killed_fit_continues_bit_for_bit(tmp_path: Path) -> None:
 
 def test_a_broken_loss_is_a_clear_error(tmp_path: Path) -> None:
     layer = torch.nn.Linear(1, 1)
-    with pytest.raises(UserError, match="lower base"):
+    with pytest.raises(UserError, match="x: loss nan at step 0; lower the learning rate"):
         fit(layer, lambda step: layer.weight.sum() * float("nan"), lambda: 0.0, TRAIN, 2, tmp_path, "x")
 
 

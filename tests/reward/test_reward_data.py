@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline import tables
+from pipeline.annotation.rounds import Round
 from pipeline.images import decode, encode_png
 from pipeline.params import UserError
 from pipeline.reward.data import (
@@ -20,9 +21,9 @@ from pipeline.reward.data import (
     hq_pairs,
     label,
     load_candidates,
+    load_preferences,
     locate,
     training_labels,
-    with_round_images,
 )
 from tests.annotation.synthetic import write_round
 from tests.reward.toy import candidate_row, face_row, noise_image, reward_params, vote_row
@@ -159,28 +160,60 @@ def test_augmentation_moves_and_mirrors_but_keeps_the_pixels() -> None:
     assert 0 < sum(flipped) < len(flipped)
 
 
-def test_votes_of_a_round_train_from_its_own_images_after_a_rerun_upstream(tmp_path: Path) -> None:
-    root = tmp_path / "project"
+def judged_project(root: Path) -> tuple[Round, str, dict[str, np.ndarray]]:
+    """A project in which a person judged one pair of a round; also that pair's id, and what the person saw."""
     made = write_round(root)
-    data = root / "data"
-    pair = made.frame(["pair_id", "why"]).query("why == 'random'").pair_id.iloc[0]
-    votes = pd.DataFrame([vote_row(pair, "ada", "a") | {"round_id": made.round_id, "annotator_kind": "human"}])
-    saw = {side: decode(made.png(pair, f"image_{side}"), "") for side in ("a", "b")}
+    facts = made.frame(["pair_id", "why", "split"])
+    pair = facts[facts.why.eq("random") & facts.split.eq("fit")].pair_id.iloc[0]
+    vote = vote_row(pair, "ada", "a") | {"round_id": made.round_id, "annotator_kind": "human"}
+    label = {"pair_id": pair, "winner": "a", "p_a": 0.9, "source": "human", "confidence": 0.7, "abstained": False}
+    tables.write(tables.VOTES, root / "data/votes", [vote])
+    tables.write(tables.ANNOTATIONS, root / "data/annotations", [label])
+    return made, pair, {side: decode(made.png(pair, f"image_{side}"), "") for side in ("a", "b")}
 
+
+def test_votes_of_a_round_train_from_its_own_images_after_a_rerun_upstream(tmp_path: Path) -> None:
+    made, pair, saw = judged_project(tmp_path)
+    data, rounds = tmp_path / "data", tmp_path / "annotations/rounds"
     # the candidates are made again, all of them black: only the round still has what ada saw
     rows = tables.read_frame(tables.CANDIDATES, data / "candidates").to_dict("records")
     black = tables.image_cell(encode_png(np.zeros((64, 64, 3), np.uint8)), "black")
     tables.write(tables.CANDIDATES, data / "candidates", [row | {"image": black} for row in rows])
-    candidates = load_candidates(data / "candidates", data / "faces")
-    located = locate(tables.read_frame(tables.PAIRS, data / "pairs"), candidates)
-    after, moved = with_round_images(candidates, located, votes, root / "annotations/rounds")
-
-    judged = moved.set_index("pair_id").loc[pair]
+    known = load_preferences(data, rounds)
+    judged = known.labelled(reward_params(), 0.5, "frm.reward").set_index("pair_id").loc[pair]
     for side in ("a", "b"):
-        np.testing.assert_array_equal(after.images[judged[side]], saw[side])
-        assert after.captions[judged[side]] == "a face"
-    others = moved[moved.pair_id != pair]
-    assert (after.images[others.a] == 0).all()
+        np.testing.assert_array_equal(known.candidates.images[judged[side]], saw[side])
+        assert known.candidates.captions[judged[side]] == "a face"
+    others = known.pairs[known.pairs.pair_id != pair]
+    assert (known.candidates.images[others.a] == 0).all()
     shutil.rmtree(made.folder)
     with pytest.raises(UserError, match=made.round_id):
-        with_round_images(candidates, located, votes, root / "annotations/rounds")
+        load_preferences(data, rounds)
+
+
+def test_votes_train_when_neither_the_pair_nor_its_candidates_exist_any_more(tmp_path: Path) -> None:
+    _, pair, saw = judged_project(tmp_path)
+    data, rounds = tmp_path / "data", tmp_path / "annotations/rounds"
+    for table, columns in ((tables.PAIRS, ["candidate_a", "candidate_b"]), (tables.FEATURES, ["candidate_id"])):
+        frame = tables.read_frame(table, data / table.name)
+        frame[columns] = "new-" + frame[columns]
+        kept = frame if table is tables.FEATURES else frame[frame.pair_id != pair]
+        tables.write(table, data / table.name, kept.to_dict("records"))
+    rows = tables.read_frame(tables.CANDIDATES, data / "candidates").to_dict("records")
+    renamed = [row | {"candidate_id": f"new-{row['candidate_id']}"} for row in rows]
+    tables.write(tables.CANDIDATES, data / "candidates", renamed)
+    known = load_preferences(data, rounds)
+    judged = known.labelled(reward_params(), 0.5, "frm.reward").set_index("pair_id").loc[pair]
+    assert (judged.split, judged.p_a) == ("fit", 0.9)
+    for side in ("a", "b"):
+        np.testing.assert_array_equal(known.candidates.images[judged[side]], saw[side])
+        assert known.features.loc[judged[f"features_{side}"]].notna().all()
+
+    # the person's face is a test face now: nothing may learn from it
+    faces = tables.read_frame(tables.FACES, data / "faces").to_dict("records")
+    moved = [row | {"split": "test"} if row["face_id"] == judged.face_id else row for row in faces]
+    tables.write(tables.FACES, data / "faces", moved)
+    tables.write(tables.CANDIDATES, data / "candidates", [r for r in renamed if r["face_id"] != judged.face_id])
+    pairs = tables.read_frame(tables.PAIRS, data / "pairs")
+    tables.write(tables.PAIRS, data / "pairs", pairs[pairs.face_id != judged.face_id].to_dict("records"))
+    assert pair not in set(load_preferences(data, rounds).pairs.pair_id)

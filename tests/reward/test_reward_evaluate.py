@@ -12,6 +12,7 @@ from tests.reward.toy import vote_row
 PARAMS = EvaluationParams(
     batch_size=8,
     min_annotators=3,
+    min_pairs=3,
     resamples=200,
     margin_bins=4,
     calibration_bins=5,
@@ -44,9 +45,9 @@ def test_headline_counts_only_unanimous_pairs_of_two_restorers_by_enough_annotat
     assert dict(zip(head.pair_id, head.p_a, strict=True)) == {"p0": 1.0, "p1": 0.0}
 
 
-def test_a_repeated_pair_doesnt_count_twice() -> None:
-    pairs = pair_rows(2, why=["random", "repeat"]).drop(columns=["p_a", "n"])
-    assert list(evaluate.voted(pairs, vote_frame(p0="aaa", p1="aaa")).pair_id) == ["p0"]
+def test_neither_a_repeated_pair_nor_one_asked_for_its_difficulty_measures() -> None:
+    pairs = pair_rows(3, why=["random", "repeat", "margin"]).drop(columns=["p_a", "n"])
+    assert list(evaluate.voted(pairs, vote_frame(p0="aaa", p1="aaa", p2="aaa")).pair_id) == ["p0"]
 
 
 def test_equal_rewards_count_half() -> None:
@@ -63,15 +64,18 @@ def test_accuracy_interval_draws_faces_not_pairs() -> None:
     assert by_pair["ci95"][1] - by_pair["ci95"][0] < 0.3
 
 
-def test_feature_and_its_sign_are_chosen_on_fit_pairs_alone() -> None:
+def test_features_and_their_signs_are_chosen_on_fit_pairs_alone() -> None:
     features = pd.DataFrame({"noise": [1.0, 2.0, 5.0, 9.0], "entropy": [1.0, 0.0, 0.0, 1.0]}, index=list("xyzw"))
-    fit = pair_rows(2, candidate_a=["x", "y"], candidate_b=["y", "z"])  # the less noisy one is preferred
-    test = pair_rows(2, candidate_a=["z", "w"], candidate_b=["w", "z"])
-    best = evaluate.best_single_feature(features, ["noise", "entropy"], fit, test)
-    assert (best["name"], best["higher_is_better"]) == ("noise", False)
-    assert (best["fit_accuracy"], best["accuracy"]) == (1.0, 0.5)
+    fit = pair_rows(2, features_a=["x", "y"], features_b=["y", "z"])  # the less noisy one is preferred
+    test = pair_rows(2, features_a=["z", "w"], features_b=["w", "z"])
+    alone = evaluate.single_features(features, ["noise", "entropy"], fit, test)
+    assert alone["noise"] == {"accuracy": 0.5, "fit_accuracy": 1.0, "higher_is_better": False}
+    assert alone["entropy"] == {"accuracy": 0.5, "fit_accuracy": 0.75, "higher_is_better": True}
+    best = evaluate.best_single_feature(alone, ["noise", "entropy"])
+    assert best == {"name": "noise", **alone["noise"], "best_in_hindsight": 0.5}
+    assert evaluate.best_single_feature(alone, ["entropy"])["name"] == "entropy"
     with pytest.raises(UserError, match="no blind feature"):
-        evaluate.best_single_feature(features, [], fit, test)
+        evaluate.best_single_feature(alone, [])
 
 
 def test_single_annotators_are_compared_with_the_majority_of_the_others() -> None:
@@ -110,7 +114,9 @@ def test_judge_reports_every_part_and_refuses_an_empty_headline() -> None:
     votes = vote_frame(p0="aaa", p1="bbb", p2="aaa", p3="aab")
     found, _ = evaluate.judge(pairs, difference, 2.0, votes, PARAMS, 0)
     assert found["headline"]["accuracy"] == 1.0
-    assert found["headline"]["n"] == 3
+    assert (found["headline"]["n"], found["headline"]["enough_pairs"]) == (3, True)
+    few = PARAMS.model_copy(update={"min_pairs": 4})
+    assert not evaluate.judge(pairs, difference, 2.0, votes, few, 0)[0]["headline"]["enough_pairs"]
     assert found["all_restored"]["accuracy"] == 0.75
     with pytest.raises(UserError, match="3 annotators are unanimous"):
         evaluate.judge(pairs.assign(n=2), difference, 2.0, votes, PARAMS, 0)

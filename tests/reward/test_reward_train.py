@@ -121,6 +121,14 @@ def test_the_frozen_tower_stays_and_precision_and_checkpointing_work(
     assert math.isfinite(curve[-1]["train_loss"])
 
 
+def test_a_resnet_tower_cannot_checkpoint_gradients_and_says_so(
+    candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path
+) -> None:
+    resnet = architecture(layers=[1, 1, 1, 1], width=8, head_width=16, patch_size=16)
+    with pytest.raises(UserError, match="gradient_checkpointing: OpenCLIP has none for a ResNet"):
+        run(candidates, pairs, tmp_path, {"architecture": resnet}, gradient_checkpointing=True)
+
+
 def test_seeds_give_different_models(candidates: Candidates) -> None:
     one, same, other = (build(reward_params(seed=seed), "a face", 0) for seed in (0, 0, 1))
     assert same_weights(one, same)

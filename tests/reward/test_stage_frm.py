@@ -64,6 +64,8 @@ def test_stage_writes_both_models_and_the_same_bytes_twice(root: Path) -> None:
     assert found["headline"]["n"] == 4  # one unanimous pair of restorers for each of the four held-out faces
     assert found["labels"] == "simulated"
     assert found["best_blind_feature"]["name"] == "sharpness"
+    assert set(found["single_features"]["blind"]) == {"sharpness", "entropy"}
+    assert found["single_features"]["blind"]["sharpness"]["accuracy"] == found["best_blind_feature"]["accuracy"] == 1.0
     assert found["svm"] == {"accuracy": 1.0, "accuracy_given": 1.0, "coverage": 1.0, "n": 4}
     assert set(found["robustness"]) == {"blur", "noise", "jpeg", "oversharpen", "identity_swap"}
     assert set(found["heldout"]) >= {"headline", "anchors", "by_restorer_pair", "calibration", "single_annotator"}

@@ -1,0 +1,124 @@
+"""`diffusionreward weights`: official weights in, ours out; pipeline/cli.py mounts them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from pipeline import tables
+from pipeline.params import UserError, read
+from pipeline.report.text import label_sentence
+from pipeline.restorers.card import Facts, card
+from pipeline.restorers.checkpoints import (
+    Files,
+    Settings,
+    export_adapters,
+    export_controlnet,
+    export_osediff,
+    import_weights,
+)
+from pipeline.restorers.diffbir import DiffBIR
+from pipeline.restorers.load import load
+from pipeline.restorers.osediff import OSEDiff, adapted_encoder
+from pipeline.runtime import Device, RuntimeParams, configure, device, one_line_errors, write_text
+
+weights_app = typer.Typer(no_args_is_help=True, help="Official weights in, trained weights out.")
+OFFICIAL = Settings()
+
+
+@weights_app.command("import")
+@one_line_errors
+def import_(
+    stable_diffusion: Annotated[Path, typer.Option(help="SD 2.1-base: .ckpt, .safetensors or a diffusers folder.")],
+    out: Annotated[Path, typer.Option(help="Gets denoiser/, diffbir/ and osediff/.")],
+    diffbir: Annotated[
+        Path | None, typer.Option(help="v1_face.pth, or a ControlNet after ReFL; needs --cleaner.")
+    ] = None,
+    cleaner: Annotated[Path | None, typer.Option(help="face_swinir_v1.ckpt.")] = None,
+    osediff: Annotated[Path | None, typer.Option(help="osediff.pkl or osediff_face.pkl.")] = None,
+    size: Annotated[int, typer.Option(help="px, side of the faces.", min=64)] = OFFICIAL.native_size,
+    prediction_type: Annotated[
+        Literal["epsilon", "v_prediction"], typer.Option(help="of the UNet; v_prediction is SD 2.1's at 768 px.")
+    ] = "epsilon",
+) -> None:
+    """Turn the official files into restorers that every command and stage can load. Nothing is fetched."""
+    configure(RuntimeParams())
+    settings = Settings(native_size=size, prediction_type=prediction_type)
+    made = import_weights(Files(stable_diffusion, diffbir, cleaner, osediff), out, settings, device("cpu"))
+    for name in made or ["denoiser"]:
+        print(out / name)
+
+
+@weights_app.command("export")
+@one_line_errors
+def export(
+    model: Annotated[Path, typer.Argument(help="A saved restorer, e.g. data/refl/diffbir/full.")],
+    out: Annotated[Path, typer.Option(help="A new folder for the weights and their README.md.")],
+    params: Annotated[Path | None, typer.Option(help="The run's params.yaml, for the card.")] = None,
+    votes: Annotated[Path | None, typer.Option(help="The run's data/votes, for the card.")] = None,
+    metrics: Annotated[Path | None, typer.Option(help="A JSON file of figures, for the card.")] = None,
+    on: Annotated[Device, typer.Option("--device", help="auto is CUDA when there is one.")] = "cpu",
+) -> None:
+    """Write a restorer's trained weights in its authors' format and in diffusers' layout, with a model card."""
+    configure(RuntimeParams(device=on))
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out}: is not empty; name a new folder")
+    facts = Facts(
+        read(params) if params else None,
+        _labels(votes) if votes else None,
+        _json(metrics) if metrics else None,
+    )
+    restorer = load(model, device(on))
+    files = _export_diffbir(restorer, out) if isinstance(restorer, DiffBIR) else _export_osediff(restorer, out)
+    write_text(out / "README.md", card(restorer, model, files, facts))
+    for name in [*files, "README.md"]:
+        print(out / name)
+
+
+def _export_diffbir(restorer: DiffBIR, out: Path) -> dict[str, str]:
+    out.mkdir(parents=True, exist_ok=True)
+    export_controlnet(restorer.controlnet, out / "controlnet.pth")
+    restorer.controlnet.save_pretrained(out / "controlnet")
+    return {
+        "controlnet.pth": "DiffBIR's format, as v1_face.pth: for DiffBIR, or `diffusionreward weights import`",
+        "controlnet": "diffusers' ControlNetModel, safetensors; it has no hint block: feed cat(x_t, condition)",
+    }
+
+
+def _export_osediff(restorer: OSEDiff, out: Path) -> dict[str, str]:
+    out.mkdir(parents=True, exist_ok=True)
+    files = {}
+    if adapted_encoder(restorer.denoiser):
+        export_osediff(restorer, out / "osediff.pkl")
+        files["osediff.pkl"] = "OSEDiff's format: for OSEDiff, or `diffusionreward weights import`"
+    else:
+        print(
+            "osediff.pkl is left out: OSEDiff's own code needs an adapter on the VAE's encoder, and this model has none"
+        )
+    for name in export_adapters(restorer, out):
+        part, adapter = name.removesuffix(".safetensors").split("_", 1)
+        files[name] = (
+            "the UNet's conv_in, which is trained whole"
+            if adapter == "conv_in"
+            else f'`{part}.load_lora_adapter(folder, weight_name="{name}", adapter_name="{adapter}", prefix=None)`'
+        )
+    return files
+
+
+def _labels(votes: Path) -> str:
+    frame = tables.read_frame(tables.VOTES, votes, ["event_id", "annotator", "annotator_kind"])
+    groups = frame.groupby("annotator_kind")
+    return label_sentence(
+        {str(kind): len(part) for kind, part in groups},
+        {str(kind): int(part["annotator"].nunique()) for kind, part in groups},
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no readable JSON object ({error})") from None

@@ -1,0 +1,66 @@
+"""The control at equal compute: the same parameters as ReFL, by the base objective."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import params as files
+from pipeline.base.gan import Adversary, GanParams
+from pipeline.base.params import BaseParams
+from pipeline.refl import more_base
+from pipeline.restorers.gfpgan import GFPGAN
+from pipeline.training import images_of
+from tests import tiny
+from tests.refl.test_trainer import params
+
+CI = Path(__file__).resolve().parents[2] / "profiles/ci.yaml"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Continue the base training of a tiny GFPGAN for two steps."""
+    monkeypatch.setattr(more_base, "equal_steps", lambda *arguments: 2)
+    faces, val = images_of(tiny.dataset(size=64)), images_of(tiny.dataset("val", 2, size=64))
+    base, gan = files.load("base", BaseParams, CI), files.load("gan", GanParams, CI)
+
+    def continue_base(folder: Path, scratch: Path) -> tuple[GFPGAN, list[dict[str, float]], GanParams]:
+        restorer = tiny.gfpgan(64)
+        restorer.start_training()  # as equal_steps does
+        curve = more_base.continue_base(restorer, tiny.frm(), params(), base, gan, folder, faces, val, 0, scratch)
+        return restorer, curve, gan
+
+    return continue_base
+
+
+def test_gfpgan_goes_on_with_its_decoder_and_its_discriminator(run, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    start = tiny.gfpgan(64)
+    restorer, curve, gan = run(tmp_path / "none", tmp_path / "a")
+    assert "has no discriminator" in capsys.readouterr().out
+    assert curve[-1]["step"] == 2
+    for name, before in start.official_state().items():
+        after = restorer.official_state()[name]
+        assert torch.equal(before, after) or name.startswith("stylegan_decoder."), name
+    assert not torch.equal(start.decoder.constant_input.weight, restorer.decoder.constant_input.weight)
+
+    (tmp_path / "base").mkdir()
+    adversary = Adversary(gan.discriminator, torch.device("cpu"), 0)
+    tiny.shaken(adversary.network)
+    adversary.save(tmp_path / "base")
+    _, again, _ = run(tmp_path / "base", tmp_path / "b")
+    assert "has no discriminator" not in capsys.readouterr().out
+    assert again[-1]["train_loss"] != curve[-1]["train_loss"]  # another discriminator judged it
+
+
+def test_the_compute_of_a_gan_step_is_counted(tmp_path: Path) -> None:
+    restorer, faces = tiny.gfpgan(64), images_of(tiny.dataset(size=64))
+    base, gan = files.load("base", BaseParams, CI), files.load("gan", GanParams, CI)
+    part = more_base.continued(restorer, base, gan, tmp_path, faces, faces, 0)
+    few, many = (
+        more_base.equal_steps(restorer, tiny.frm(), params(steps=steps), faces, part.loss(part.recipe), 0)
+        for steps in (100, 200)
+    )
+    assert few > 0
+    assert many == pytest.approx(2 * few, abs=1)

@@ -1,0 +1,87 @@
+"""`diffusionreward weights`: official files in, and out again with a model card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from pipeline.restorers import commands
+from tests import tiny
+from tests.restorers import official
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNNER = CliRunner()
+
+
+def run(*arguments: str | Path) -> tuple[int, list[str]]:
+    done = RUNNER.invoke(commands.weights_app, [str(one) for one in arguments])
+    return done.exit_code, done.output.splitlines()
+
+
+def test_official_diffbir_in_and_out(tmp_path: Path) -> None:
+    controlnet = official.random_weights(official.controlnet_shapes(), 3)
+    torch.save({"state_dict": official.stable_diffusion()}, tmp_path / "sd.ckpt")
+    torch.save(controlnet, tmp_path / "v1_face.pth")
+    torch.save(official.swinir_weights(), tmp_path / "swinir.ckpt")
+    code, lines = run(
+        *("import", "--stable-diffusion", tmp_path / "sd.ckpt", "--out", tmp_path / "models", "--size", 64),
+        *("--diffbir", tmp_path / "v1_face.pth", "--cleaner", tmp_path / "swinir.ckpt"),
+    )
+    assert (code, lines) == (0, [str(tmp_path / "models/diffbir")])
+    code, lines = run(
+        *("export", tmp_path / "models/diffbir", "--out", tmp_path / "out"),
+        *("--params", ROOT / "profiles/paper.yaml"),
+    )
+    assert code == 0, lines
+    again = torch.load(tmp_path / "out/controlnet.pth", weights_only=True)
+    assert again.keys() == controlnet.keys()
+    assert all(torch.equal(again[key], controlnet[key]) for key in controlnet)
+    card = (tmp_path / "out/README.md").read_text()
+    weights = sum(value.numel() for value in controlnet.values())
+    assert f"{weights:,} weights: a ControlNet of DiffBIR" in card
+    for said in (
+        "stable_diffusion: weights/v2-1_512-ema-pruned.ckpt",  # the base model
+        "DDIM, 50 steps, eta 1, conditioned on the LQ cleaned by SwinIR",
+        "at most 70,000 faces of a folder",
+        "| Preference labels | not given |",
+        "CreativeML Open RAIL++-M",
+        "weights: {reward: 0.005, lowpass: 0.01, perceptual: 0.01, regulariser: 0.0001}",  # the params
+    ):
+        assert said in card
+
+
+def test_a_small_osediff_out_with_figures(tmp_path: Path) -> None:
+    tiny.denoiser().save(tmp_path / "denoiser")
+    tiny.osediff(tmp_path / "denoiser").save(tmp_path / "osediff")
+    (tmp_path / "m.json").write_text(json.dumps({"kept": {"step": 120, "val_id_dlib": 0.504098}}))
+    code, lines = run("export", tmp_path / "osediff", "--out", tmp_path / "out", "--metrics", tmp_path / "m.json")
+    assert code == 0
+    assert lines[0].startswith("osediff.pkl is left out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {
+        "unet_default_encoder.safetensors",
+        "unet_default_decoder.safetensors",
+        "unet_default_others.safetensors",
+        "unet_conv_in.safetensors",
+        "README.md",
+    }
+    card = (tmp_path / "out/README.md").read_text()
+    assert "| kept.val_id_dlib | 0.504098 |" in card
+    assert "| Base model | a small denoiser trained from scratch" in card
+    assert "CreativeML" not in card
+
+
+def test_a_folder_in_use_and_a_missing_model_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/file").touch()
+    with pytest.raises(SystemExit) as stopped:
+        commands.export(tmp_path / "no", tmp_path / "used")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'used'}: is not empty; name a new folder\n"
+    with pytest.raises(SystemExit):
+        commands.export(tmp_path / "no", tmp_path / "new")
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'no/restorer.json'}: missing")
