@@ -54,7 +54,8 @@ def main(
     sources = source_names(data / "faces")
     theirs = {name: External(Path(path), own.dataset, sources) for name, path in params.external.items()}
     with_theirs = [*comparisons, *(Comparison(name, "base-lq", f"{name}/base", "lq") for name in theirs)]
-    sets = [own, *(open_set(name, one, own.dataset.size) for name, one in params.datasets.items())]
+    size = own.dataset.size
+    sets = [own, *(open_set(k, one.lq, one.hq, size, one.resize) for k, one in params.datasets.items())]
     results: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
     costs: dict[str, Any] = {}

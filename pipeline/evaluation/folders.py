@@ -10,7 +10,6 @@ from typing import overload
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.evaluation.dataset import Dataset
-from pipeline.evaluation.params import FolderParams
 from pipeline.images import Pixels, decode, resize
 from pipeline.params import UserError
 
@@ -125,12 +124,12 @@ def read(dataset: Path, results: Sequence[Path], only_common: bool, name: str = 
     )
 
 
-def open_set(name: str, params: FolderParams, size: int) -> Opened:
-    """A set of `benchmark.datasets`, for models that restore squares of `size` px.
+def open_set(name: str, lq_path: str, hq_path: str | None, size: int, resized: bool) -> Opened:
+    """A set of `benchmark.datasets`, for models that restore squares of `size` px; `resized`: bring it to that size.
 
     Raises UserError as `read` does, and for images of another size that are not to be resized.
     """
-    lq_folder, hq_folder = Path(params.lq), Path(params.hq) if params.hq else None
+    lq_folder, hq_folder = Path(lq_path), Path(hq_path) if hq_path else None
     lq, hq = find(lq_folder), (find(hq_folder) if hq_folder else None)
     names, notes = _common(lq, {hq_folder: hq} if hq_folder and hq is not None else {}, only_common=False)
     width, height = _one_size([files[one] for one in names for files in (lq, hq) if files])
@@ -139,10 +138,10 @@ def open_set(name: str, params: FolderParams, size: int) -> Opened:
         said = f"{lq_folder}: images are {width} × {height} px, the models' {size} × {size}"
         if width != height:
             raise UserError(f"{said}; crop them to squares (aligned faces) first")
-        if not params.resize:
+        if not resized:
             raise UserError(f"{said}; set benchmark.datasets.{name}.resize: true, or use models of that size")
         notes.append(f"resized from {width} to {size} px: not comparable with numbers at {width} px")
-    only = size if params.resize else None
+    only = size if resized else None
     return Opened(_dataset(name, names, lq, hq, size, only), {}, counted + notes, published)
 
 
