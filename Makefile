@@ -1,12 +1,14 @@
 # make repro                       the default profile (params.yaml): .venv, then the whole DAG
 # make repro PROFILE=omi-cpu FACES=/path/to/faces
 #                                  profiles/omi-cpu.yaml in .runs/omi-cpu, a git worktree at HEAD with the same DVC cache
+# make ablation                    params.yaml with all variants of stage refl, and their benchmark and report, in
+#                                  .runs/ablation; or VARIANTS="full full_seed1 full_seed2 no_reward more_base"
 # make test                        .venv, then all tests
 # make lint                        ruff and mypy
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help venv repro profile test lint
+.PHONY: help venv repro profile ablation test lint
 
 VENV ?= $(CURDIR)/.venv
 # A name on the PATH may be a shim that fails: take the first that runs, has a supported version and can make a venv.
@@ -22,11 +24,14 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 PROFILE ?=
 RUN := .runs/$(PROFILE)
+PARAMS ?= profiles/$(PROFILE).yaml
 FACES ?=
 WEIGHTS ?=
+# the losses one by one, then the controls
+VARIANTS ?= structure reward static full no_reward more_base
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 5
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 7
 
 venv: $(VENV)/.installed
 
@@ -50,7 +55,7 @@ endif
 # The run's own lock, metrics and plots stay when its code moves to the new HEAD, so that only what changed runs again.
 KEPT := dvc.lock metrics plots
 profile: venv
-	@test -f profiles/$(PROFILE).yaml || { echo "error: profiles/$(PROFILE).yaml is missing; there are: $$(cd profiles && echo *.yaml)" >&2; exit 1; }
+	@test -f $(PARAMS) || { echo "error: $(PARAMS) is missing; there are: $$(cd profiles && echo *.yaml)" >&2; exit 1; }
 	@git diff --quiet HEAD -- pipeline stages dvc.yaml || echo "note: $(RUN) runs the committed code (HEAD), not your uncommitted edits"
 	@git worktree prune
 	@if [ -d $(RUN) ]; then \
@@ -62,7 +67,7 @@ profile: venv
 	  cd $(RUN); rm -rf $(KEPT); \
 	fi
 	@cd $(RUN) && dvc config --local cache.dir "$$(cd $(CURDIR) && dvc cache dir)"
-	@cp profiles/$(PROFILE).yaml $(RUN)/params.yaml
+	@cp $(PARAMS) $(RUN)/params.yaml
 	@if [ -n "$(FACES)" ]; then \
 	  test -d "$(FACES)" || { echo "error: FACES=$(FACES) is no folder" >&2; exit 1; }; \
 	  ln -sfn "$$(cd "$(FACES)" && pwd)" $(RUN)/faces; \
@@ -71,6 +76,18 @@ profile: venv
 	  test -d "$(WEIGHTS)" || { echo "error: WEIGHTS=$(WEIGHTS) is no folder" >&2; exit 1; }; \
 	  ln -sfn "$$(cd "$(WEIGHTS)" && pwd)" $(RUN)/weights; \
 	fi
+
+# params.yaml with other variants: what the default run has already made comes from the DVC cache. Nothing here dirties
+# the checkout, and there is no second copy of the params to keep.
+empty :=
+space := $(empty) $(empty)
+comma := ,
+LISTED := $(subst $(space),$(comma)$(space),$(strip $(VARIANTS)))
+ablation: venv
+	@mkdir -p .runs
+	@sed -E 's/^(  variants: )\[[^]]*\]/\1[$(LISTED)]/' params.yaml > .runs/ablation.yaml
+	@grep -q '^  variants: \[$(LISTED)\]' .runs/ablation.yaml || { echo "error: params.yaml has no line \`  variants: [...]\` in refl" >&2; exit 1; }
+	$(MAKE) --old-file=venv repro PROFILE=ablation PARAMS=.runs/ablation.yaml
 
 # Two processes; a file's tests stay together, so that the whole-DAG test runs its DAG once.
 # One thread each: two processes of two threads on two cores wait for each other at every barrier.

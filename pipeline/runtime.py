@@ -25,6 +25,15 @@ P = ParamSpec("P")
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
+class LogParams(Params):
+    """Where a long training can be watched; nothing of it is an output of a stage."""
+
+    folder: str = ".scratch/logs"
+    tensorboard: bool = True
+    dvclive: bool = False
+    pictures: int = Field(8, ge=1)  # faces shown at each evaluation
+
+
 class RuntimeParams(Params):
     """How to run, never what to compute: the `runtime` group is no DVC dependency of any stage."""
 
@@ -33,6 +42,7 @@ class RuntimeParams(Params):
     num_workers: int = Field(2, ge=1, le=256)  # processes for CPU-heavy stages
     joblib_backend: Literal["loky", "dask"] = "loky"
     progress: bool = True
+    logs: LogParams = LogParams()
 
 
 def stage(command: Callable[P, None]) -> Callable[P, None]:
@@ -168,7 +178,7 @@ def fingerprint(*parts: object) -> str:
     return stable_hash(*resolved)[:16]
 
 
-def progress(items: Iterable[T], description: str, total: int | None = None) -> tqdm[T]:
+def progress(items: Iterable[T], description: str, total: int | None = None, shown: bool = True) -> tqdm[T]:
     """A tqdm bar (hidden by `runtime.progress: false`); call `set_postfix` on it with the figures that matter."""
-    shown = load("runtime", RuntimeParams).progress
+    shown = shown and load("runtime", RuntimeParams).progress
     return tqdm(items, desc=description, total=total, disable=not shown, dynamic_ncols=True, mininterval=1.0)

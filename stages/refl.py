@@ -2,65 +2,71 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 import typer
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 
 from pipeline.base.gan import GanParams
 from pipeline.base.params import BaseParams
 from pipeline.evaluation.dataset import from_tables
 from pipeline.params import UserError, load, value
 from pipeline.refl.evaluation import Watcher
+from pipeline.refl.logs import open_log
+from pipeline.refl.loop import train
 from pipeline.refl.more_base import continue_base
-from pipeline.refl.params import MORE_BASE, VARIANTS, ReflParams
-from pipeline.refl.trainer import ReFL, train
+from pipeline.refl.params import MORE_BASE, VARIANTS, ReflParams, parse_variant
+from pipeline.refl.trainer import ReFL
 from pipeline.restorers.external import External
 from pipeline.restorers.load import load as load_restorer
 from pipeline.reward.model import FaceRewardModel
-from pipeline.runtime import device, fingerprint, stage, write_json, write_text
+from pipeline.runtime import RuntimeParams, device, fingerprint, stable_seed, stage, write_json, write_text
 from pipeline.training import images_of, require_split
 
 FACES, DEGRADED, BASE, FRM = Path("data/faces"), Path("data/degraded"), Path("data/base"), Path("data/frm")
+WAIT = InitProcessGroupKwargs(timeout=timedelta(hours=2))  # for the first process, while it evaluates
 
 
 @stage
 def main(
     restorer: Annotated[str, typer.Option(help="a restorer of stages base and gan")],
-    variant: Annotated[str, typer.Option(help=f"{', '.join([*VARIANTS, MORE_BASE])}")],
+    variant: Annotated[str, typer.Option(help=f"{', '.join([*VARIANTS, MORE_BASE])}; full_seed1: another seed")],
 ) -> None:
     """Train, watch on split val, keep the weights with the smallest landmark distance there."""
-    if variant not in (*VARIANTS, MORE_BASE):
-        raise UserError(f"refl.variants: unknown variant {variant!r}; known: {', '.join([*VARIANTS, MORE_BASE])}")
+    kind, what = parse_variant(variant)
     if restorer == External.kind:
         raise UserError(f"refl.restorers: {External.REFUSAL}")
     params, base = load(f"refl.{restorer}", ReflParams), load("base", BaseParams)
     gan, seed, name = load("gan", GanParams), int(value("seed")), f"{restorer}-{variant}"
+    logs = load("runtime", RuntimeParams).logs
+    accelerator = Accelerator(cpu=device().type == "cpu", kwargs_handlers=[WAIT])
     training = from_tables(FACES, DEGRADED, "train")
     require_split(training, "train", "refl")
     faces, held_out = images_of(training), images_of(from_tables(FACES, DEGRADED, "val"))
-    model = load_restorer(BASE / restorer, device())
-    frm, second = (FaceRewardModel.from_pretrained(FRM / part, device()) for part in ("reward", "heldout"))
+    model = load_restorer(BASE / restorer, accelerator.device)
+    frm, second = (FaceRewardModel.from_pretrained(FRM / part, accelerator.device) for part in ("reward", "heldout"))
     scratch = Path(".scratch/refl") / fingerprint(name, params, seed, BASE, FRM, FACES, DEGRADED)
-    watch = Watcher(held_out, frm, second, params.evaluation_faces, seed, base.validation_batch)
-    if variant == MORE_BASE:
-        first = {"step": 0, **watch(model)}
-        more = continue_base(model, frm, params, base, gan, BASE / restorer, faces, held_out, seed, scratch)
+    watch = Watcher(held_out, frm, second, params.evaluation_faces, seed, base.validation_batch, logs.pictures)
+    drawn = stable_seed(seed, what.seed) if what.seed else seed
+    if kind == MORE_BASE:
+        if accelerator.num_processes > 1:
+            raise UserError("refl more_base: base training runs in one process; start it without `accelerate launch`")
+        first = {"step": 0, **watch(model).figures}
+        more = continue_base(model, frm, params, base, gan, BASE / restorer, faces, held_out, drawn, scratch)
         curve = [first, *more]
-        curve[-1] |= watch(model)
+        curve[-1] |= watch(model).figures
     else:
-        accelerator = Accelerator(cpu=device().type == "cpu", mixed_precision=_precision(params))
-        curve = train(ReFL(model, frm, params, VARIANTS[variant], faces, seed, accelerator), watch, scratch, name)
+        log = open_log(f"refl/{name}/{scratch.name}", logs)
+        curve = train(ReFL(model, frm, params, what, faces, drawn, accelerator), watch, scratch, name, log)
+    if not accelerator.is_main_process:
+        return
     model.save(Path("data/refl") / restorer / variant)
     write_text(Path(f"plots/refl/{name}.csv"), pd.DataFrame(curve).to_csv(index=False, float_format="%.6g"))
     best = min((row for row in curve[1:] if "val_lmd_68" in row), key=lambda row: row["val_lmd_68"])
     write_json(Path(f"metrics/refl/{name}.json"), {"first": curve[0], "last": curve[-1], "kept": best})
-
-
-def _precision(params: ReflParams) -> str:
-    return "bf16" if params.precision == "bf16" else "no"
 
 
 if __name__ == "__main__":

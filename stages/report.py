@@ -1,4 +1,4 @@
-"""Write one self-contained HTML report of the whole run, and its tables as Markdown and LaTeX."""
+"""Write one self-contained HTML report of the whole run, and its tables as CSV, LaTeX and Markdown."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import typer
 from pipeline.params import load
 from pipeline.report import formats
 from pipeline.report.content import Inputs, gather
-from pipeline.report.evidence import read_json
 from pipeline.report.params import ReportParams
+from pipeline.report.reading import read_json
 from pipeline.report.render import render
 from pipeline.runtime import stage, write_text
 

@@ -125,6 +125,32 @@ def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(clone: Path
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize(
+    ("arguments", "variants"),
+    [([], "structure reward static full no_reward more_base"), (["VARIANTS=full full_seed1"], "full full_seed1")],
+)
+def test_the_ablation_is_params_yaml_with_other_variants(
+    clone: Path, tmp_path: Path, arguments: list[str], variants: str
+) -> None:
+    """With a dvc that only writes down what it is asked."""
+    (tmp_path / "bin").mkdir()
+    dvc = tmp_path / "bin/dvc"
+    dvc.write_text(f'#!/bin/sh\necho "$PWD: $*" >> {tmp_path}/asked\n')
+    dvc.chmod(0o755)
+    (clone / "params.yaml").write_text((clone / "params.yaml").read_text().replace("seed: 0\n", "seed: 7\n", 1))
+    before = git(clone, "status", "--porcelain")
+    done = make(clone, f"VENV={tmp_path}", "ablation", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert git(clone, "status", "--porcelain") == before
+    assert (tmp_path / "asked").read_text().splitlines()[-1] == f"{clone}/.runs/ablation: repro"
+    content, own = params.read(clone / ".runs/ablation/params.yaml"), params.read(clone / "params.yaml")
+    assert content["refl"].pop("variants") == variants.split()
+    del own["refl"]["variants"]
+    assert content == own
+    assert content["seed"] == 7
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["PROFILE=nope"], "error: profiles/nope.yaml is missing; there are: ci.yaml"),

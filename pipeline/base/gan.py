@@ -78,6 +78,7 @@ class Discriminator(nn.Module):
         """Logits [N, 1, h, w] of images [N, 3, H, W] in [-1, 1]: above zero means real."""
         x = images
         for place, conv in enumerate(self.convs):
+            assert isinstance(conv, nn.Conv2d)
             # not called as modules: FlopCounterMode hooks those, and its hooks refuse the penalty's autograd.grad
             x = conv2d(leaky_relu(x, 0.2) if place else x, conv.weight, conv.bias, conv.stride, conv.padding)
         return x

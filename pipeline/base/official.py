@@ -22,8 +22,8 @@ def import_base(
 ) -> tuple[dict[str, Restorer], Rows]:
     """Write `out/denoiser`, `out/diffbir` and `out/osediff` from the files that `base.weights` names.
 
-    Returns the restorers and rows like training's, one each and of no step: its validation loss. Raises UserError for a missing or
-    foreign file, and for adapters of another rank than `base.osediff.rank`.
+    Returns the restorers and rows like training's, one each and of no step: its validation loss. Raises UserError for a
+    missing or foreign file, and for adapters of another rank than `base.osediff.rank`.
     """
     assert params.weights  # source: import
     settings = Settings(

@@ -69,5 +69,6 @@ class PerceptualDistance(nn.Module):
 
 
 def _normalise(layer: Tensor) -> Tensor:
+    layer = layer.to(torch.promote_types(layer.dtype, torch.float32))  # squares overflow fp16, 1e-20 underflows it
     # 1e-20 keeps the root's gradient finite where a ReLU silenced every channel; too small to change the value
     return layer / ((layer.square().sum(dim=1, keepdim=True) + 1e-20).sqrt() + 1e-10)

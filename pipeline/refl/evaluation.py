@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from pipeline.images import to_tensor, to_uint8
+from pipeline.images import Pixels, to_tensor, to_uint8
 from pipeline.metrics.identity import distance, embed
 from pipeline.metrics.landmarks import landmarks_68, lmd
 from pipeline.metrics.perceptual import PerceptualDistance
@@ -16,17 +17,26 @@ from pipeline.reward.model import FaceRewardModel
 from pipeline.training import Images
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one evaluation, and a picture: columns are faces, rows LQ, output, HQ."""
+
+    figures: dict[str, float]
+    picture: Pixels | None = None
+
+
 class Watcher:
     """Measures a restorer on the first faces of split val; whatever belongs to the HQ is computed once."""
 
     def __init__(
-        self, images: Images, frm: FaceRewardModel, heldout: FaceRewardModel, count: int, seed: int, batch: int
-    ) -> None:
+        self, images: Images, frm: FaceRewardModel, heldout: FaceRewardModel, count: int, seed: int, batch: int,
+        pictures: int = 0,
+    ) -> None:  # fmt: skip
         self.ids, self.captions = images.ids[:count], images.captions[:count]
         self.lq = to_tensor(images.lq[:count].numpy())
         self.hq = list(images.hq[:count].numpy())
         self.rewards = {"val_reward": frm, "val_reward_heldout": heldout}
-        self.seed, self.batch = seed, batch
+        self.seed, self.batch, self.pictures = seed, batch, pictures
         self.perceptual = PerceptualDistance("vgg", frm.device)
         self.identity, self.landmarks = embed(self.hq), landmarks_68(self.hq)
         self.of_hq = {
@@ -44,20 +54,21 @@ class Watcher:
         return list(np.concatenate(parts))
 
     @torch.no_grad()
-    def __call__(self, restorer: Restorer) -> dict[str, float]:
+    def __call__(self, restorer: Restorer) -> Evaluation:
         """Means over the faces: both rewards (beside the HQ's own), identity, landmarks, ST-LPIPS."""
         restored = self.restore(restorer)
         figures = {
             name: float(np.mean(model.score(restored, self.captions, self.batch)))
             for name, model in self.rewards.items()
         }
-        return {
-            **figures,
+        figures |= {
             **self.of_hq,
             "val_id_dlib": float(distance(embed(restored), self.identity).mean()),
             "val_lmd_68": float(lmd(landmarks_68(restored), self.landmarks).mean()),
             "val_stlpips_vgg": self._perceptual(restored),
         }
+        rows = [list(side[: self.pictures]) for side in (to_uint8(self.lq), restored, self.hq)]
+        return Evaluation(figures, np.vstack([np.hstack(row) for row in rows]) if self.pictures else None)
 
     def _perceptual(self, restored: Sequence[np.ndarray]) -> float:
         device = next(iter(self.rewards.values())).device

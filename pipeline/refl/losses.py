@@ -23,7 +23,9 @@ class LowPass(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """[N, 3, H, W] → [N, 3, H / 2^(levels − 1), W / 2^(levels − 1)]."""
-        low, _ = self.transform(images)
+        # its backward convolves with fp32 filters outside of autocast, so its forward must as well
+        with torch.autocast(images.device.type, enabled=False):
+            low, _ = self.transform(images)
         return low
 
 
@@ -46,14 +48,10 @@ class Losses:
     perceptual: torch.Tensor
     regulariser: torch.Tensor
 
-    def total(self, weights: WeightParams) -> torch.Tensor:
-        """The weighted sum."""
-        return (
-            weights.reward * self.reward
-            + weights.lowpass * self.lowpass
-            + weights.perceptual * self.perceptual
-            + weights.regulariser * self.regulariser
-        )
+    def total(self, weights: WeightParams, gain: torch.Tensor | float = 1.0) -> torch.Tensor:
+        """The weighted sum; losses of images divided by `gain` = |∂x0/∂output| (the regulariser is of outputs)."""
+        of_images = weights.reward * self.reward + weights.lowpass * self.lowpass + weights.perceptual * self.perceptual
+        return of_images / gain + weights.regulariser * self.regulariser
 
     def figures(self) -> dict[str, float]:
         """Plain numbers, for the log."""

@@ -12,8 +12,9 @@ from pipeline.base.fit import fit
 from pipeline.base.gan import GanObjective, GanParams
 from pipeline.base.objectives import diffbir_loss, diffbir_validation, osediff_loss, osediff_validation
 from pipeline.base.params import BaseParams, TrainParams
+from pipeline.refl.loop import Curve
 from pipeline.refl.params import VARIANTS, ReflParams
-from pipeline.refl.trainer import Curve, ReFL
+from pipeline.refl.trainer import ReFL
 from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.gfpgan import GFPGAN
 from pipeline.restorers.load import BaseRestorer
@@ -73,13 +74,13 @@ def equal_steps(restorer: BaseRestorer, frm: FaceRewardModel, params: ReflParams
 
     def micro_steps(count: int) -> None:
         for index in range(count):
-            losses, _ = refl.losses(refl.micro_batch(index))
-            losses.total(refl.weights).backward()
+            for one in refl.gradient_steps(refl.micro_batch(index)):
+                one.loss.backward()
 
     probes = params.rollout.gradient_window  # several draws, because the rollout's length is drawn
     micro = count_flops(lambda: micro_steps(probes)) / probes
-    batch = refl.micro_batch(0)
-    update = count_flops(lambda: refl.update_reward(batch.hq, batch)) / params.dynamic.every
+    outputs = [(batch, batch.hq) for batch in map(refl.micro_batch, range(params.accumulation))]
+    update = count_flops(lambda: refl.update_reward(outputs)) / params.dynamic.every
     base = count_flops(lambda: loss(0).backward())
     return round(params.steps * (params.accumulation * micro + update) / base)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.params import Params
+from pipeline.params import Params, UserError
+
+Precision = Literal["fp32", "bf16", "fp16"]  # of the networks' forward passes; weights and optimiser stay fp32
 
 
 class RolloutParams(Params):
@@ -16,6 +19,7 @@ class RolloutParams(Params):
     steps: int = Field(ge=1, le=1000)
     gradient_window: int = Field(ge=1)  # the gradient step is drawn from the last so many
     eta: tuple[float, float]
+    renoise: int = Field(ge=1)  # gradient steps of one rollout, all but the first from its x0 noised again (DRaFT-LV)
 
     @model_validator(mode="after")
     def _window_fits(self) -> RolloutParams:
@@ -43,28 +47,39 @@ class DynamicParams(Params):
     max_grad_norm: float = Field(gt=0)
 
 
+class ExplosionParams(Params):
+    """When a run is given up: a loss over `factor` times the median of the last `window` steps."""
+
+    factor: float = Field(gt=1)
+    window: int = Field(ge=2)  # steps; the first `window` steps are not judged
+
+
 class ReflParams(Params):
     """ReFL of one restorer."""
 
     steps: int = Field(ge=1)
-    batch_size: int = Field(ge=1)  # faces of one micro-batch, over all processes
-    accumulation: int = Field(ge=1)  # micro-batches of one optimiser step; every one counts
+    batch_size: int = Field(ge=1)  # faces of one micro-batch
+    accumulation: int = Field(ge=1)  # micro-batches of one optimiser step in each process; every one counts
     learning_rate: float = Field(gt=0)
     warmup_steps: int = Field(ge=1)
     schedule: Literal["constant", "cosine"]  # after warm-up; official: constant
     weight_decay: float = Field(ge=0)
     max_grad_norm: float = Field(gt=0)
     prompt_dropout: float = Field(ge=0, le=1)
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     rollout: RolloutParams
     weights: WeightParams
     bounded: bool  # relu(FRM(HQ) − FRM(x0)) instead of 1 − FRM(x0): nothing is won above the HQ's own reward
+    normalise: bool  # divide losses of images by |∂x0/∂output| of the gradient step, so that weights transfer
     lowpass_levels: int = Field(ge=1, le=6)  # of the dual-tree complex wavelet; official 3 at 512 px
     perceptual_net: Literal["alex", "vgg"]  # of ST-LPIPS
     cache_mb: int = Field(ge=0)  # memory for perceptual features of the HQ
+    condition_cache_mb: int = Field(ge=0)  # and for latents of the LQ, worth it where encoding them takes a network
     dynamic: DynamicParams
     evaluate_every: int = Field(ge=1)  # steps
     evaluation_faces: int = Field(ge=1)  # of split val
+    patience: int | None = Field(ge=1)  # evaluations without a smaller landmark distance before it stops; null: never
+    explosion: ExplosionParams | None  # null: a loss may grow as it likes, as long as it is finite
     more_base_learning_rate: float = Field(gt=0)  # of the control that continues base training at equal compute
     checkpoint_every: int = Field(ge=1)
 
@@ -76,6 +91,7 @@ class Variant:
     reward: bool = True
     regulariser: bool = True
     dynamic: bool = True
+    seed: int = 0  # another draw of batches, mirrors, prompts and noise
 
 
 VARIANTS = {
@@ -86,3 +102,19 @@ VARIANTS = {
     "no_reward": Variant(reward=False, dynamic=False),
 }
 MORE_BASE = "more_base"  # base training continued for the compute of `full`
+
+
+def parse_variant(text: str) -> tuple[str, Variant]:
+    """`full` or `full_seed2` → its name without the seed, and what it switches off; for `more_base` only seed counts.
+
+    Raises UserError for an unknown name.
+    """
+    match = re.fullmatch(r"(\w+?)(?:_seed(\d+))?", text)
+    known = [*VARIANTS, MORE_BASE]
+    if match is None or match[1] not in known:
+        raise UserError(
+            f"refl.variants: unknown variant {text!r}; known: {', '.join(known)}, and each of them with another seed, "
+            "such as full_seed1"
+        )
+    name, seed = match.groups()
+    return name, replace(VARIANTS.get(name, Variant()), seed=int(seed or 0))

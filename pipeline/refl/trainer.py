@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -18,13 +18,17 @@ from pipeline.params import UserError
 from pipeline.refl.cache import Key, PerFace
 from pipeline.refl.losses import Losses, LowPass, lowpass_loss, reward_loss
 from pipeline.refl.params import DynamicParams, ReflParams, Variant
-from pipeline.restorers.protocol import Restorer, RolloutSettings
+from pipeline.restorers.protocol import Renoising, Restorer, RolloutSettings
 from pipeline.reward.loss import preference_loss
 from pipeline.reward.model import FaceRewardModel
-from pipeline.runtime import progress, torch_rng
-from pipeline.training import Checkpoint, Images, Stateful, Trained, adamw, batch_indices, warmup_cosine
+from pipeline.runtime import torch_rng
+from pipeline.training import Images, adamw, batch_indices, warmup_cosine
 
-Curve = list[dict[str, float]]
+HALF = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Diverged(Exception):
+    """The loss or its gradient is no longer finite, or has exploded."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,18 @@ class MicroBatch:
     captions: list[str]
     prompts: list[str]
     rng: torch.Generator
+
+
+Output = tuple[MicroBatch, torch.Tensor]  # and the images x0 of its rollout, without gradient
+
+
+@dataclass(frozen=True)
+class GradientStep:
+    """One step with gradient: the weighted loss, its terms, and the images x0 they judge (without gradient)."""
+
+    loss: torch.Tensor
+    terms: Losses
+    images: torch.Tensor
 
 
 class ReFL:
@@ -60,8 +76,15 @@ class ReFL:
         self.frm.requires_grad_(False)
         self.perceptual = PerceptualDistance(params.perceptual_net, accelerator.device)
         self.lowpass = LowPass(params.lowpass_levels).to(accelerator.device)
-        self.cache = PerFace(params.cache_mb)
+        self.cache, self.conditions = PerFace(params.cache_mb), PerFace(params.condition_cache_mb)
+        kind = accelerator.device.type
+        self.autocast = partial(torch.autocast, kind, HALF[params.precision], enabled=params.precision != "fp32")
+        self.scaler = torch.amp.GradScaler(kind, enabled=params.precision == "fp16")
         rollout = params.rollout
+        if rollout.renoise > 1 and not isinstance(restorer, Renoising):
+            raise UserError(
+                "rollout.renoise: this restorer samples from no noise, so nothing can be noised again; set 1"
+            )
         self.rollout = RolloutSettings(rollout.steps, rollout.gradient_window, rollout.eta)
 
     def rate(self, step: int) -> float:
@@ -71,10 +94,12 @@ class ReFL:
         return warmup_cosine(step, self.params.warmup_steps, self.params.steps)
 
     def micro_batch(self, index: int) -> MicroBatch:
-        """Micro-batch number `index` of the whole run: seeded rows, half of them mirrored, some with empty prompts."""
-        params, rng = self.params, torch_rng(self.seed, "refl", index, self.accelerator.process_index)
+        """Micro-batch number `index` of the whole run: seeded rows, half of them mirrored, some with empty prompts.
+
+        Processes take turns, so two of them draw what one with twice the accumulation draws.
+        """
+        params, rng = self.params, torch_rng(self.seed, "refl", index, 0)
         rows = batch_indices(len(self.images.ids), params.batch_size, index, self.seed, "refl")
-        rows = rows[self.accelerator.process_index :: self.accelerator.num_processes]
         mirrored = (torch.rand(len(rows), generator=rng) < 0.5).tolist()
         empty = (torch.rand(len(rows), generator=rng) < params.prompt_dropout).tolist()
         captions = [self.images.captions[row] for row in rows]
@@ -82,14 +107,31 @@ class ReFL:
         hq, lq = (side.to(self.accelerator.device) for side in self.images.pick(rows, mirrored))
         return MicroBatch(list(zip(rows, mirrored, strict=True)), hq, lq, captions, prompts, rng)
 
-    def losses(self, batch: MicroBatch) -> tuple[Losses, torch.Tensor]:
-        """Rollout without gradient, one step with it, the four losses; returns them and the images x0."""
-        restorer, zero = self.restorer, torch.zeros((), device=batch.hq.device)
-        condition = restorer.condition(batch.lq)
-        prompts = restorer.encode_prompts(batch.prompts)
-        start = restorer.rollout(condition, prompts, self.rollout, batch.rng)
-        prediction = restorer.predict(start, condition, prompts)
-        images = prediction.images.to(batch.hq.dtype)  # autocast decodes in half precision
+    def gradient_steps(self, batch: MicroBatch) -> Iterator[GradientStep]:
+        """One rollout without gradient, then `renoise` steps with it: all but the first from its x0 noised again.
+
+        Each graph is the caller's to use before the next is built, so memory is that of one.
+        """
+        restorer = self.restorer
+        with self.autocast():
+            [condition] = self.conditions.get(batch.keys, batch.lq, lambda lq: [restorer.condition(lq)])
+            prompts = restorer.encode_prompts(batch.prompts)
+            start = restorer.rollout(condition, prompts, self.rollout, batch.rng)
+        latents: torch.Tensor | None = None
+        for _ in range(self.params.rollout.renoise):
+            with self.autocast():
+                if latents is not None:
+                    start = cast(Renoising, restorer).renoise(start, latents, batch.rng)
+                prediction = restorer.predict(start, condition, prompts)
+                images = prediction.images.to(batch.hq.dtype)  # autocast decodes in half precision
+                terms = self.losses(images, prediction.regulariser, batch)
+                loss = terms.total(self.weights, prediction.gain if self.params.normalise else 1.0)
+            latents = prediction.latents if latents is None else latents
+            yield GradientStep(loss, terms, images.detach())
+
+    def losses(self, images: torch.Tensor, regulariser: torch.Tensor, batch: MicroBatch) -> Losses:
+        """The four losses of x0 = `images`."""
+        zero = torch.zeros((), device=batch.hq.device)
         features = self.cache.get(batch.keys, batch.hq, self.perceptual.features)
         reward = zero
         if self.weights.reward:
@@ -97,58 +139,74 @@ class ReFL:
             with torch.no_grad():
                 of_hq = self.frm(batch.hq, captions) if self.params.bounded else zero
             reward = reward_loss(self.frm(images, captions), of_hq, self.params.bounded)
-        losses = Losses(
+        return Losses(
             reward=reward,
             lowpass=lowpass_loss(self.lowpass, images, batch.hq),
             perceptual=self.perceptual.distance(features, images).mean(),
-            regulariser=prediction.regulariser,
+            regulariser=regulariser,
         )
-        return losses, images.detach()
 
-    def step(self, number: int) -> tuple[dict[str, float], torch.Tensor, MicroBatch]:
-        """One optimiser step over `accumulation` micro-batches: the gradient is that of one large batch.
+    def step(self, number: int) -> tuple[dict[str, float], list[Output]]:
+        """One optimiser step over `accumulation` micro-batches of every process: the gradient of one large batch.
 
-        Returns the mean figures, the last micro-batch's images and the micro-batch itself.
+        Returns the mean figures, and each micro-batch of this process with the images x0 of its rollout.
+        Raises Diverged, before anything changes, where a figure is not finite.
         """
-        params = self.params
+        params, processes = self.params, self.accelerator.num_processes
         for group in self.optimizer.param_groups:
             group["lr"] = params.learning_rate * self.rate(number)
         self.optimizer.zero_grad()
-        rows = []
+        rows, outputs = [], []
+        parts = params.accumulation * params.rollout.renoise
         for micro in range(params.accumulation):
-            batch = self.micro_batch(number * params.accumulation + micro)
-            with self.accelerator.autocast():
-                losses, images = self.losses(batch)
-            total = losses.total(self.weights)
-            (total / params.accumulation).backward()
-            rows.append({"loss": float(total.detach()), **losses.figures()})
+            index = (number * params.accumulation + micro) * processes + self.accelerator.process_index
+            batch = self.micro_batch(index)
+            for nth, one in enumerate(self.gradient_steps(batch)):
+                self.scaler.scale(one.loss / parts).backward()
+                rows.append({"loss": float(one.loss.detach()), **one.terms.figures()})
+                if nth == 0:
+                    outputs.append((batch, one.images))
         self._average_gradients(self.trained)
-        norm = nn.utils.clip_grad_norm_(self.trained, params.max_grad_norm)
-        figures = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} | {"grad_norm": float(norm)}
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self.trained, params.max_grad_norm))
+        figures = self._average_figures({name: sum(row[name] for row in rows) / len(rows) for name in rows[0]})
+        overflow = self.scaler.is_enabled() and not math.isfinite(norm)  # fp16: the scaler skips the step, scales less
+        figures |= {} if overflow else {"grad_norm": norm}
         if not all(math.isfinite(value) for value in figures.values()):
             self.optimizer.zero_grad()
-            raise FloatingPointError(f"step {number}: {figures}")
-        self.optimizer.step()
-        return figures, images, batch
+            raise Diverged(f"step {number}: the loss or its gradient is not finite ({figures})")
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return figures, outputs
 
-    def update_reward(self, images: torch.Tensor, batch: MicroBatch) -> float:
-        """One dynamic update: the FRM learns to prefer the HQ to the present output; returns its loss.
+    def update_reward(self, outputs: Sequence[Output]) -> float:
+        """One dynamic update: the FRM learns to prefer the HQ to the step's `outputs`; returns its loss.
 
-        weight · pair loss; the network stays in eval mode, and is frozen again afterwards.
+        weight · pair loss, the mean over micro-batches and processes; the network stays in eval mode, and is frozen
+        again afterwards.
         """
         dynamic: DynamicParams = self.params.dynamic
-        trained = _unfrozen(self.frm)
-        captions = self.frm.text_features(batch.captions).detach()
-        ours, theirs = self.frm(batch.hq, captions), self.frm(images, captions)
-        one = torch.ones_like(ours)
-        loss = dynamic.weight * preference_loss(ours, theirs, one, one, self.frm.logit_scale)
+        trained, total = _unfrozen(self.frm), 0.0
         self.frm_optimizer.zero_grad()
-        loss.backward()
+        for batch, images in outputs:
+            captions = self.frm.text_features(batch.captions).detach()
+            ours, theirs = self.frm(batch.hq, captions), self.frm(images, captions)
+            one = torch.ones_like(ours)
+            loss = dynamic.weight * preference_loss(ours, theirs, one, one, self.frm.logit_scale) / len(outputs)
+            loss.backward()
+            total += float(loss.detach())
         self._average_gradients(trained)
         nn.utils.clip_grad_norm_(trained, dynamic.max_grad_norm)
         self.frm_optimizer.step()
         self.frm.requires_grad_(False)
-        return float(loss.detach())
+        return self._average_figures({"loss": total})["loss"]
+
+    def _average_figures(self, figures: dict[str, float]) -> dict[str, float]:
+        """Means over the processes, so that all of them decide alike."""
+        if self.accelerator.num_processes == 1:
+            return figures
+        values = torch.tensor(list(figures.values()), device=self.accelerator.device)
+        return dict(zip(figures, self.accelerator.reduce(values, reduction="mean").tolist(), strict=True))
 
     def _average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """What DDP does, once per optimiser step; nothing with one process."""
@@ -164,70 +222,3 @@ def _unfrozen(frm: FaceRewardModel) -> list[nn.Parameter]:
     for parameter in chosen:
         parameter.requires_grad_(True)
     return chosen
-
-
-def train(refl: ReFL, watch: Callable[[Restorer], dict[str, float]], scratch: Path, name: str) -> Curve:
-    """Train to the end; leave the weights of the evaluation with the smallest landmark distance in the restorer.
-
-    Returns the curve: the losses' means since the last evaluation, and the validation figures. A checkpoint in
-    `scratch` is taken up again, bit for bit on one CPU. Raises UserError when the loss stops being finite; the last
-    good weights are in the checkpoint.
-    """
-    params = refl.params
-    weights, best = Trained(refl.restorer.trained()), _Kept()
-    objects: dict[str, Stateful] = {
-        "weights": weights,
-        "optimizer": refl.optimizer,
-        "frm": refl.frm,
-        "frm_optimizer": refl.frm_optimizer,
-        "best": best,
-    }
-    checkpoint = Checkpoint(scratch / f"{name.replace('/', '-')}.pt", objects)
-    state = checkpoint.load()
-    if state is None:
-        # the untrained start is shown but not offered: what a run keeps is a trained model, the base stands beside it
-        state = {"step": 0, "curve": [{"step": 0.0, **watch(refl.restorer)}], "rows": []}
-    curve, rows = state["curve"], state["rows"]
-    bar = progress(range(state["step"], params.steps), name, total=params.steps)
-    bar.update(state["step"])
-    for step in bar:
-        try:
-            figures, images, batch = refl.step(step)
-        except FloatingPointError as error:
-            raise UserError(
-                f"refl {name}: loss is not finite ({error}); lower the learning rate or loss weights"
-            ) from None
-        done = step + 1
-        if refl.variant.dynamic and done % params.dynamic.every == 0:
-            refl.update_reward(images, batch)
-        rows.append(figures)
-        if done % params.evaluate_every == 0 or done == params.steps:
-            means = {key: sum(row[key] for row in rows) / len(rows) for key in figures}
-            curve.append({"step": float(done), **means, **watch(refl.restorer)})
-            best.offer(curve[-1]["val_lmd_68"], done, weights)
-            rows.clear()
-            bar.set_postfix(
-                {key: f"{curve[-1][key]:.3f}" for key in ("loss", "val_reward", "val_id_dlib", "val_lmd_68")}
-            )
-        if done % params.checkpoint_every == 0 or done == params.steps:
-            checkpoint.save(step=done, curve=curve, rows=rows)
-    weights.load_state_dict(best.weights)
-    return curve
-
-
-class _Kept:
-    """The best weights so far, by a metric that is in no loss."""
-
-    def __init__(self) -> None:
-        self.value, self.step = math.inf, 0
-        self.weights: dict[str, torch.Tensor] = {}
-
-    def offer(self, value: float, step: int, weights: Trained) -> None:
-        if value < self.value:
-            self.value, self.step, self.weights = value, step, weights.state_dict()
-
-    def state_dict(self) -> dict[str, Any]:
-        return vars(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)

@@ -19,11 +19,13 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 18, 10, 34  # margins around the plot area, px
 
 @dataclass(frozen=True)
 class Series:
-    """One line: its colour class and its finite points."""
+    """One line: its colour class and its finite points; a `reference` is thin, without markers; `kept`: a ringed x."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
+    reference: bool = False
+    kept: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,27 +65,35 @@ def padded(values: ArrayLike, share: float = 0.06) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def lines(series: Sequence[Series], x_label: str, title: str, width: int = 320, height: int = 210) -> Markup:
-    """Line chart with one colour a series; markers where there are few points."""
+def lines(
+    series: Sequence[Series], x_label: str, title: str, diagonal: bool = False, width: int = 340, height: int = 210
+) -> Markup:
+    """Line chart with one colour a series; markers where there are few points; `diagonal`: y = x for comparison."""
     x_scale, y_scale, body = _frame(
         [v for one in series for v in one.x], [v for one in series for v in one.y], x_label, width, height
     )
+    if diagonal:
+        low, high = max(x_scale.low, y_scale.low), min(x_scale.high, y_scale.high)
+        if low < high:
+            body.append(_segment("zero", x_scale(low), y_scale(low), x_scale(high), y_scale(high)))
     for one in series:
         points = [(x_scale(x), y_scale(y)) for x, y in zip(one.x, one.y, strict=True)]
-        body.append(_path(f"line series-{one.name}", points))
-        if len(points) <= 40:
-            body += [_disc(f"dot series-{one.name}", x, y, 2.6) for x, y in points]
+        body.append(_path(f"line{' reference' if one.reference else ''} series-{one.name}", points))
+        if len(points) <= 40 and not one.reference:
+            body += [_disc(f"dot series-{one.name}", x, y, 2.4) for x, y in points]
+        kept = [point for x, point in zip(one.x, points, strict=True) if x == one.kept]
+        body += [_disc(f"ring series-{one.name}", *point, 5) for point in kept]
     return _svg(width, height, body, title)
 
 
 def trajectory(
-    series: Sequence[Series], x_label: str, y_label: str, title: str, width: int = 320, height: int = 210
+    series: Sequence[Series], x_label: str, y_label: str, title: str, width: int = 340, height: int = 210
 ) -> Markup:
     """Path of two measures through training: a ring where it starts, a disc where it ends."""
     x_scale, y_scale, body = _frame(
         [v for one in series for v in one.x], [v for one in series for v in one.y], x_label, width, height
     )
-    body.append(_text("label", LEFT + 5, TOP + 9, y_label))
+    body.append(_text("label end", width - RIGHT - 3, TOP + 9, y_label))
     for one in series:
         points = [(x_scale(x), y_scale(y)) for x, y in zip(one.x, one.y, strict=True)]
         body.append(_path(f"line series-{one.name}", points))
@@ -93,11 +103,12 @@ def trajectory(
 
 
 def histogram(
-    values: ArrayLike, css: str, x_label: str, title: str, zero: bool = False, bins: int = 24, width: int = 262
+    values: ArrayLike, css: str, x_label: str, title: str, zero: bool = False, bins: int = 24, width: int = 320
 ) -> Markup:
-    """Histogram with a mark at the mean; `zero` draws the line of no difference and keeps it in view."""
-    height = 170
+    """Histogram of the finite values with a mark at the mean; `zero` draws the line of no difference, in view."""
+    height = 160
     array = np.asarray(values, dtype=np.float64)
+    array = array[np.isfinite(array)]
     low, high = padded(np.append(array, 0.0) if zero else array, 0.02)
     counts, edges = np.histogram(array, bins=bins, range=(low, high))
     x_scale, y_scale, body = _frame([low, high], [0, int(counts.max())], x_label, width, height, exact=True)
@@ -108,21 +119,34 @@ def histogram(
             body.append(_bar(f"bar series-{css}", left + 0.5, y, max(right - left - 1, 0.5), base - y))
     if zero:
         body.append(_segment("zero", x_scale(0.0), TOP, x_scale(0.0), base))
-    mean = x_scale(float(array.mean()))
-    body.append(f'<path class="mean series-{css}" d="M{mean:.1f} {TOP + 1}l-4 -7h8z"/>')
+    if len(array):
+        mean = x_scale(float(array.mean()))
+        body.append(f'<path class="mean series-{css}" d="M{mean:.1f} {TOP + 1}l-4 -7h8z"/>')
     return _svg(width, height, body, title)
 
 
-def strips(values: Mapping[str, ArrayLike], labels: Mapping[str, str], x_label: str, title: str) -> Markup:
-    """One row of dots for each model, one dot a face, with quartile box and median: distributions, not only means."""
-    width, row, left = 660, 30, 196
-    height = TOP + row * len(values) + BOTTOM
+def strips(
+    values: Mapping[str, ArrayLike],
+    labels: Mapping[str, str],
+    x_label: str,
+    title: str,
+    marks: Sequence[tuple[str, float]] = (),
+) -> Markup:
+    """One row of dots for each model, one dot a face, with quartile box and median: distributions, not only means.
+
+    `marks` are values to compare with, each a labelled vertical line.
+    """
+    width, row, left, top = 760, 30, 210, TOP + 13 * len(marks)
+    height = top + row * len(values) + BOTTOM
     arrays = {name: np.asarray(one, dtype=np.float64) for name, one in values.items()}
-    low, high = padded(np.concatenate(list(arrays.values())), 0.03)
+    low, high = padded(np.concatenate([*arrays.values(), np.array([value for _, value in marks])]), 0.03)
     x_scale = Scale(low, high, left, width - RIGHT)
-    body = _x_axis(x_scale, ticks(low, high, 6), x_label, width, height)
+    body = _x_axis(x_scale, ticks(low, high, 6), x_label, width, height, top=top)
+    for index, (label, value) in enumerate(marks):
+        body.append(_segment("zero", x_scale(value), TOP + 13 * index, x_scale(value), height - BOTTOM))
+        body.append(_text("tick end", x_scale(value) - 4, TOP + 13 * index + 8, label))
     for index, (name, one) in enumerate(arrays.items()):
-        middle = TOP + row * (index + 0.5)
+        middle = top + row * (index + 0.5)
         css = f"series-{series_class(name)}"
         body.append(_text("label end", left - 10, middle + 4, labels[name]))
         for place, value in enumerate(one):
@@ -148,19 +172,28 @@ def interval(mean: float, lo: float, hi: float, limit: float, verdict: str, widt
     return _svg(width, 22, body, f"{mean:.2f} [{lo:.2f}, {hi:.2f}]")
 
 
-def bars(rows: Sequence[tuple[str, float, float | None, float | None]], title: str, x_label: str) -> Markup:
-    """Horizontal dots with optional intervals: (label, value, lo, hi) a row."""
-    width, row, left = 660, 24, 220
-    height = TOP + row * len(rows) + BOTTOM
-    low, high = padded([v for _, *numbers in rows for v in numbers if v is not None], 0.06)
+def bars(
+    rows: Sequence[tuple[str, float, float | None, float | None]],
+    title: str,
+    x_label: str,
+    mark: tuple[str, float] | None = None,
+) -> Markup:
+    """Horizontal dots with optional intervals: (label, value, lo, hi) a row; `mark`: a labelled line beside them."""
+    width, row, left, top = 760, 26, 250, TOP + (13 if mark else 0)
+    height = top + row * len(rows) + BOTTOM
+    known = [v for _, *numbers in rows for v in numbers if v is not None] + ([mark[1]] if mark else [])
+    low, high = padded(known, 0.06)
     x_scale = Scale(low, high, left, width - RIGHT)
-    body = _x_axis(x_scale, ticks(low, high, 6), x_label, width, height)
+    body = _x_axis(x_scale, ticks(low, high, 6), x_label, width, height, top=top)
+    if mark:
+        body.append(_segment("zero", x_scale(mark[1]), TOP, x_scale(mark[1]), height - BOTTOM))
+        body.append(_text("tick", x_scale(mark[1]) + 4, TOP + 8, mark[0]))
     for index, (label, value, lo, hi) in enumerate(rows):
-        middle = TOP + row * (index + 0.5)
+        middle = top + row * (index + 0.5)
         body.append(_text("label end", left - 10, middle + 4, label))
         if lo is not None and hi is not None:
             body.append(_segment("whisker", x_scale(lo), middle, x_scale(hi), middle))
-        body.append(_disc("mark", x_scale(value), middle, 4))
+        body.append(_disc("mark", x_scale(value), middle, 4.5))
     return _svg(width, height, body, title)
 
 
@@ -187,12 +220,14 @@ def _frame(
     )
 
 
-def _x_axis(scale: Scale, at: Sequence[float], label: str, width: int, height: int, grid: bool = True) -> list[str]:
+def _x_axis(
+    scale: Scale, at: Sequence[float], label: str, width: int, height: int, grid: bool = True, top: int = TOP
+) -> list[str]:
     base = height - BOTTOM
     body = [_segment("axis", scale.start, base, scale.end, base)]
     for tick in at:
         if grid:
-            body.append(_segment("grid", scale(tick), TOP, scale(tick), base))
+            body.append(_segment("grid", scale(tick), top, scale(tick), base))
         body.append(_text("tick middle", scale(tick), base + 14, number(tick)))
     return [*body, _text("label middle", (scale.start + scale.end) / 2, height - 5, label)]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pipeline import tables
@@ -14,17 +15,20 @@ from pipeline.evaluation import restoring
 from pipeline.images import Pixels
 from pipeline.metrics.catalogue import METRICS
 from pipeline.params import UserError
-from pipeline.report import charts, evidence, provenance, text
+from pipeline.report import charts, curves, evidence, formats, further, provenance, text
 from pipeline.report import tables as shown
 from pipeline.report.params import ReportParams
-from pipeline.report.pictures import EYES, MOUTH, crop, data_uri
+from pipeline.report.pictures import EYES, MOUTH, crop, data_uri, text_uri
+from pipeline.report.reading import read_json
 
 DRAWN = {
-    "blur_sigma_x": "blur sigma, px",
+    "blur_sigma": "blur sigma, px (both axes)",
     "scale": "down-scaling factor",
     "noise_sigma": "noise sigma, of 255",
     "jpeg_quality": "JPEG quality",
 }
+SPREAD = ("base", "more_base", "no_reward", shown.FULL)  # variants whose distributions are drawn
+KEY = "full-no_reward"  # the comparison this project exists for
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Inputs:
 
 def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
     """The template's context. Raises UserError naming the file that is missing or broken, and the stage to rerun."""
-    benchmark = evidence.read_json(inputs.metrics / "benchmark.json")
+    benchmark = read_json(inputs.metrics / "benchmark.json")
     dataset = next(iter(benchmark["scores"]))
     scores = tables.read_frame(tables.SCORES, inputs.scores)
     scores = scores[scores["dataset"] == dataset]
@@ -79,67 +83,82 @@ def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
     votes = tables.read_frame(tables.VOTES, inputs.votes, ["event_id", "annotator", "annotator_kind"])
     kinds = {str(kind): len(part) for kind, part in votes.groupby("annotator_kind")}
     annotators = {str(kind): part["annotator"].nunique() for kind, part in votes.groupby("annotator_kind")}
-    models = list(dict.fromkeys(scores["model"]))
-    variants = [v for v in dict.fromkeys(m.partition("/")[2] for m in models) if v not in ("", "base")]
-    params_text, params_hash = provenance.params_text()
+    compared = shown.comparisons(benchmark, dataset, scores)
     return {
         "title": params.title,
         "n": benchmark["n"][dataset],
         "summary": {
-            "identity": text.identity_sentence(benchmark, dataset),
+            "lead": text.identity_lead(benchmark, dataset),
+            "identity": text.identity_detail(benchmark, dataset),
             "base": text.base_sentence(benchmark, dataset, params.headline),
             "reward": text.reward_sentence(benchmark, dataset),
+            "hacking": text.hacking_sentence(benchmark, dataset),
             "labels": text.label_sentence(kinds, annotators),
         },
-        "headline_count": sum(name in benchmark["metrics"] for name in params.headline),
-        "tiles": tiles(benchmark, dataset, params.headline),
-        "columns": shown.columns(benchmark),
-        "rows": shown.rows(benchmark, dataset),
-        "impostor": {m: {k: text.value_text(v) for k, v in e.items()} for m, e in benchmark["impostor"].items()},
-        "comparisons": shown.comparisons(benchmark, dataset, scores),
-        "pictures": pictures(inputs, params, scores, restorers),
-        "distributions": distributions(benchmark, dataset, scores, params.headline),
-        "frm": reward_model(inputs),
-        "svm": svm(inputs),
-        "training": evidence.training(inputs.plots / "refl", restorers, variants),
-        "base_plots": evidence.plots(sorted(inputs.plots.glob("base*.csv"))),
-        "degradations": degradations(inputs),
-        "absent": benchmark["absent"],
-        "worst_label": METRICS[params.worst_by].label,
-        "weights": evidence.facts(benchmark["provenance"]["weights"]),
-        "provenance": {
-            "data": [(name, provenance.dvc_md5(inputs.root / name)) for name in sources(inputs)],
-            "params": params_text,
-            "params_hash": params_hash,
-            **benchmark["provenance"],
-        },
-        "restorer_labels": text.RESTORER_LABELS,
         "simulated": "simulated" in kinds,
+        "tiles": tiles(benchmark, dataset, params.headline),
+        "headline_count": sum(name in benchmark["metrics"] for name in params.headline),
+        "columns": shown.columns(benchmark),
+        "rows": shown.rows(benchmark, dataset, ("base", shown.FULL)),
+        "impostor": {m: {k: text.value_text(v) for k, v in e.items()} for m, e in benchmark["impostor"].items()},
+        "ablation": shown.ablation(benchmark, dataset),
+        "parts": shown.PARTS,
+        "key_comparisons": [one for one in compared if one["name"] == KEY],
+        "comparisons": [one for one in compared if one["name"] != KEY],
+        "restorer_labels": text.RESTORER_LABELS,
+        "downloads": downloads(benchmark, dataset),
+        "absent": benchmark["absent"],
+        "further": further.gather(benchmark, dataset),
+        "pictures": pictures(inputs, params, scores, restorers),
+        "worst_label": METRICS[params.worst_by].label,
+        "distributions": distributions(benchmark, dataset, scores, params.headline),
+        "training": curves.training(inputs.plots / "refl", inputs.metrics / "refl", restorers),
+        "base_plots": curves.plots(sorted(inputs.plots.glob("base*.csv"))),
+        "frm": evidence.reward_model(read_json(inputs.metrics / "frm.json")),
+        "frm_plots": curves.evidence_plots(sorted(inputs.plots.glob("frm_*.csv"))),
+        "svm": evidence.svm(read_json(inputs.metrics / "svm.json")),
+        "svm_plots": curves.evidence_plots(sorted(inputs.plots.glob("svm_*.csv"))),
+        "degradations": degradations(inputs),
+        "provenance": sources(inputs, benchmark),
     }
 
 
 def tiles(benchmark: Mapping[str, Any], dataset: str, headline: Sequence[str]) -> list[dict[str, Any]]:
-    """The headline numbers: relative change from base to ReFL, with what came of it without the reward."""
+    """The headline numbers: change from base to ReFL, and beside it the reward's own share and the untouched input."""
     found = []
     for restorer, entries in benchmark["comparisons"][dataset].items():
         for metric in headline:
             entry = entries.get("full-base", {}).get(metric)
             if entry is None:
                 continue
-            control = entries.get("full-no_reward", {}).get(metric)
             means = benchmark["scores"][dataset][restorer]
+            beside = [("reward’s own share", KEY), ("against the untouched input", "full-lq")]
             found.append(
                 {
-                    "restorer": text.RESTORER_LABELS.get(restorer, restorer),
+                    "restorer": text.restorer_label(restorer),
                     "metric": text.short_metric(benchmark["metrics"][metric]["label"]),
-                    "change": text.percent(entry["relative"]),
+                    "change": text.change(metric, entry),
                     "verdict": text.verdict(entry),
                     "from": text.value_text(means["base"][metric]["mean"]),
-                    "to": text.value_text(means["refl"][metric]["mean"]),
-                    "reward": text.percent(control["relative"]) if control else None,
-                    "reward_verdict": text.verdict(control) if control else "none",
+                    "to": text.value_text(means[shown.FULL][metric]["mean"]),
+                    "beside": [
+                        {"label": label, "change": text.change(metric, other), "verdict": text.verdict(other)}
+                        for label, name in beside
+                        if (other := entries.get(name, {}).get(metric))
+                    ],
                 }
             )
+    return found
+
+
+def downloads(benchmark: Mapping[str, Any], dataset: str) -> dict[str, list[dict[str, str]]]:
+    """The tables' files as data URIs by table: they travel with the page."""
+    kinds = {"csv": ("CSV", "text/csv"), "tex": ("LaTeX", "application/x-tex"), "md": ("Markdown", "text/markdown")}
+    found: dict[str, list[dict[str, str]]] = {}
+    for file, content in formats.files(benchmark, dataset).items():
+        name, _, suffix = file.partition(".")
+        label, kind = kinds[suffix]
+        found.setdefault(name, []).append({"file": file, "label": label, "uri": text_uri(kind, content)})
     return found
 
 
@@ -183,12 +202,18 @@ def pictures(inputs: Inputs, params: ReportParams, scores: pd.DataFrame, restore
     ]
     return {
         "models": [("lq", "LQ"), *((m, text.short_model(*m.split("/"))) for m in models), ("hq", "HQ")],
+        "sliders": [_slider(restorer, models) for restorer in restorers],
         "first": [strip(face_id) for face_id in first],
         "worst": [strip(face_id) for face_id in worst],
         "zooms": zooms,
         "side": images["hq"][first[0]].shape[0],
-        "restorers": list(restorers),
     }
+
+
+def _slider(restorer: str, models: Sequence[str]) -> dict[str, Any]:
+    own = [(model, text.SHORT_VARIANTS.get(model.partition("/")[2], "base")) for model in models]
+    own = [(model, label) for model, label in own if model.startswith(f"{restorer}/")]
+    return {"label": text.restorer_label(restorer), "models": [("lq", "LQ"), *own, ("hq", "HQ")]}
 
 
 def _images(inputs: Inputs, ids: set[str], models: Sequence[str]) -> dict[str, dict[str, Pixels]]:
@@ -211,50 +236,64 @@ def distributions(
 ) -> list[dict[str, Any]]:
     """Every face's score by model, and the paired differences behind each mean, for the headline metrics."""
     found = []
-    order = {row["model"].replace("/refl", "/full"): row["label"] for row in shown.rows(benchmark, dataset)}
+    faces = shown.by_face(scores)
+    rows = shown.rows(benchmark, dataset, SPREAD)
+    order = {row["model"].replace(f"/{shown.FULL}", "/full"): row["label"] for row in rows}
     for metric in headline:
         if metric not in scores.columns:
             continue
         entry = benchmark["metrics"][metric]
-        by_model = {m: scores[scores["model"] == m].sort_values("face_id")[metric].dropna() for m in order}
-        by_model = {model: values.to_numpy() for model, values in by_model.items() if len(values)}
-        strips = charts.strips(by_model, order, entry["label"], f"{entry['label']} of every test face, by model")
+        by_model = {model: faces[model][metric].dropna().to_numpy() for model in order}
+        by_model = {model: values for model, values in by_model.items() if len(values)}
+        chance = benchmark["impostor"].get(metric, {})
+        marks = [("different people, 5th percentile", chance["p5"]), ("their mean", chance["mean"])] if chance else []
+        title = f"{entry['label']} of every test face, by model"
         deltas = []
         for restorer, compared in benchmark["comparisons"][dataset].items():
-            for baseline in ("base", "no_reward"):
+            for baseline in ("lq", "base", "no_reward"):
                 if metric in compared.get(f"full-{baseline}", {}):
-                    delta = shown.differences(scores, f"{restorer}/full", f"{restorer}/{baseline}", metric)
-                    name = f"{text.RESTORER_LABELS.get(restorer, restorer)} · ReFL − {text.VARIANT_LABELS[baseline]}"
-                    better = (delta > 0 if entry["higher_is_better"] else delta < 0).mean()
-                    svg = charts.histogram(delta, baseline, entry["label"], name, zero=True)
-                    deltas.append({"caption": f"{name}: {evidence.share(better)} of faces better", "svg": svg})
+                    other = baseline if baseline == "lq" else f"{restorer}/{baseline}"
+                    delta = shown.differences(faces, f"{restorer}/full", other, metric)
+                    deltas.append(_difference(restorer, baseline, delta, entry))
         arrow = "higher is better" if entry["higher_is_better"] else "lower is better"
+        strips = charts.strips(by_model, order, entry["label"], title, marks)
         found.append({"label": entry["label"], "arrow": arrow, "strips": strips, "deltas": deltas})
     return found
 
 
-def reward_model(inputs: Inputs) -> dict[str, Any]:
-    """What stage frm measured on held-out pairs."""
-    content = evidence.read_json(inputs.metrics / "frm.json")
-    return {"facts": evidence.facts(content), "plots": evidence.plots(sorted(inputs.plots.glob("frm_*.csv")))}
+def _difference(restorer: str, baseline: str, delta: np.ndarray, entry: Mapping[str, Any]) -> dict[str, Any]:
+    known = delta[np.isfinite(delta)]
+    better = (known > 0 if entry["higher_is_better"] else known < 0).mean()
+    against = "LQ" if baseline == "lq" else "ReFL without reward" if baseline == "no_reward" else "base"
+    name = f"{text.restorer_label(restorer)}: ReFL − {against}"
+    svg = charts.histogram(known, baseline, text.short_metric(entry["label"]), name, zero=True)
+    return {"caption": f"{name}. Better on {text.share(better)} of faces", "svg": svg}
 
 
-def svm(inputs: Inputs) -> dict[str, Any]:
-    """What stage label measured on held-out faces."""
-    content = evidence.read_json(inputs.metrics / "svm.json")
-    return {"facts": evidence.facts(content), "plots": evidence.plots(sorted(inputs.plots.glob("svm_*.csv")))}
-
-
-def degradations(inputs: Inputs) -> list[dict[str, Any]]:
-    """What was really drawn for each image."""
-    frame = tables.read_frame(tables.DEGRADED, inputs.degraded, ["face_id", *DRAWN])
-    return [
-        {"caption": label, "svg": charts.histogram(frame[name].to_numpy(dtype=float), "lq", label, label)}
-        for name, label in DRAWN.items()
+def degradations(inputs: Inputs) -> dict[str, Any]:
+    """What was really drawn for each image, beside the counts of each kind of blur."""
+    blur = ["blur_sigma_x", "blur_sigma_y"]
+    columns = ["face_id", "blur_kind", *blur, "scale", "noise_sigma", "jpeg_quality"]
+    frame = tables.read_frame(tables.DEGRADED, inputs.degraded, columns)
+    values = {name: frame[blur if name == "blur_sigma" else name].to_numpy(dtype=float).ravel() for name in DRAWN}
+    drawn = [
+        {"caption": "", "svg": charts.histogram(values[name], "full", label, label)} for name, label in DRAWN.items()
     ]
+    kinds = frame["blur_kind"].value_counts().sort_index()
+    said = text.listed([f"{count:,} {kind}" for kind, count in kinds.items()])
+    return {"charts": drawn, "kinds": f"{len(frame):,} faces of all splits; blur kernels: {said}."}
 
 
-def sources(inputs: Inputs) -> list[str]:
-    """The data folders behind this report, relative to the project."""
+def sources(inputs: Inputs, benchmark: Mapping[str, Any]) -> dict[str, Any]:
+    """Data, code, params and machine behind this report."""
     folders = (inputs.faces, inputs.degraded, inputs.votes, inputs.restored, inputs.scores)
-    return [folder.relative_to(inputs.root).as_posix() for folder in folders]
+    made_by = benchmark["provenance"]
+    params_text, params_hash = provenance.params_text()
+    return {
+        "data": [(folder.relative_to(inputs.root).as_posix(), provenance.dvc_md5(folder)) for folder in folders],
+        "code": [("git commit", provenance.code_commit()), ("params, SHA-256", params_hash)],
+        "machine": [("CPU", made_by["cpu"]), ("threads", made_by["threads"])],
+        "versions": list(made_by["versions"].items()),
+        "weights": evidence.facts(made_by["weights"]),
+        "params": params_text,
+    }

@@ -1,64 +1,128 @@
-"""The benchmark's tables for papers and README files: Markdown and LaTeX of the same numbers."""
+"""The benchmark's tables for papers, README files and further work: Markdown, LaTeX and CSV of the same numbers."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.report.tables import columns, rows
-from pipeline.report.text import RESTORER_LABELS, comparison_label, p_text, percent, signed, verdict
+from pipeline.report.tables import ablation, columns, rows
+from pipeline.report.text import NBSP, VERDICTS, comparison_label, difference, p_text, percent, restorer_label, verdict
 from pipeline.runtime import write_text
 
 _LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "−": "$-$"}
-_LATEX |= {"…": r"\ldots{}", "·": r"$\cdot$", "±": r"$\pm$", "<": "$<$"}
+_LATEX |= {"…": r"\ldots{}", "·": r"$\cdot$", "±": r"$\pm$", "<": "$<$", "×": r"$\times$", "✓": r"$\checkmark$"}
+_LATEX |= {NBSP: "~", "²": "$^2$", "æ": r"\ae{}"}
 Table = list[list[str]]  # the first row is the head
 
 
 def write(folder: Path, benchmark: Mapping[str, Any], dataset: str) -> None:
-    """`means` and `comparisons` as Markdown and LaTeX files."""
-    tables = {"means": score_table(benchmark, dataset), "comparisons": comparison_table(benchmark, dataset)}
-    for name, table in tables.items():
-        write_text(folder / f"{name}.md", markdown(table))
-        write_text(folder / f"{name}.tex", latex(table))
+    """Every file of `files` into a folder."""
+    for name, content in files(benchmark, dataset).items():
+        write_text(folder / name, content)
+
+
+def files(benchmark: Mapping[str, Any], dataset: str) -> dict[str, str]:
+    """`means`, `ablation` (where there is one) and `comparisons` as .csv (plain numbers), .tex and .md, by name."""
+    shown = {"means": score_table(benchmark, dataset), "comparisons": comparison_table(benchmark, dataset)}
+    plain = {"means": score_records(benchmark), "comparisons": comparison_records(benchmark)}
+    if len(table := ablation_table(benchmark, dataset)) > 1:
+        shown["ablation"], plain["ablation"] = table, ablation_records(benchmark, dataset)
+    found = {}
+    for name, table in shown.items():
+        found |= {f"{name}.csv": csv_text(plain[name]), f"{name}.tex": latex(table), f"{name}.md": markdown(table)}
+    return found
 
 
 def score_table(benchmark: Mapping[str, Any], dataset: str) -> Table:
     """Model × metric, each cell the mean and its 95 % interval; the head names direction and roles."""
-    shown = columns(benchmark)
-    head = ["Model"]
-    for column in shown:
-        roles = f" ({', '.join(label for _, label in column['roles'])})" if column["roles"] else ""
-        head.append(f"{column['label']} {column['arrow']}{roles}")
-    body = [
-        [row["label"], *(f"{cell['mean']} [{cell['ci']}]" if cell else "–" for cell in row["cells"])]
-        for row in rows(benchmark, dataset)
-    ]
-    return [head, *body]
+    body = [[row["label"], *_cells(row)] for row in rows(benchmark, dataset)]
+    return [["Model", *_metric_heads(benchmark)], *body]
+
+
+def ablation_table(benchmark: Mapping[str, Any], dataset: str) -> Table:
+    """Restorer × variant: what it trains with, then every metric as in `score_table`."""
+    table = [["Restorer", "Variant", "Structure", "Reward", "Regulariser", "Dynamic FRM", *_metric_heads(benchmark)]]
+    for one in ablation(benchmark, dataset):
+        for row in one["rows"]:
+            marks = ["✓" if on else "–" for _, on in row["parts"]] if row["parts"] else ["–"] * 4
+            table.append([one["label"], row["label"], *marks, *_cells(row)])
+    return table
 
 
 def comparison_table(benchmark: Mapping[str, Any], dataset: str) -> Table:
     """One row for each comparison and metric: difference, interval, relative change, corrected p, verdict."""
     table = [["Restorer", "Comparison", "Metric", "Difference", "95 % interval", "Relative", "p (Holm)", "Verdict"]]
-    words = {"better": "better", "worse": "worse", "none": "no measurable difference"}
     for restorer, compared in benchmark["comparisons"][dataset].items():
         for name, metrics in compared.items():
             for column in columns(benchmark):
                 if entry := metrics.get(column["name"]):
-                    lo, hi = entry["ci95"]
+                    delta, interval = difference(entry)
                     table.append(
                         [
-                            RESTORER_LABELS.get(restorer, restorer),
+                            restorer_label(restorer),
                             comparison_label(name),
                             f"{column['label']} {column['arrow']}",
-                            signed(entry["delta"]),
-                            f"{signed(lo)} … {signed(hi)}",
+                            delta,
+                            interval,
                             percent(entry["relative"]),
                             p_text(entry["p_holm"]),
-                            words[verdict(entry)],
+                            VERDICTS[verdict(entry)],
                         ]
                     )
     return table
+
+
+def score_records(benchmark: Mapping[str, Any]) -> Table:
+    """One row a number: dataset, restorer, variant, metric, mean, lo, hi, n, roles of the metric."""
+    table = [["dataset", "restorer", "variant", "metric", "mean", "lo", "hi", "n", "roles"]]
+    for dataset, restorers in benchmark["scores"].items():
+        for restorer, variants in restorers.items():
+            for variant, metrics in variants.items():
+                for metric, entry in metrics.items():
+                    numbers = [_number(value) for value in (entry["mean"], *entry["ci95"])]
+                    roles = " ".join(benchmark["metrics"][metric]["roles"])
+                    table.append([dataset, restorer, variant, metric, *numbers, str(entry["n"]), roles])
+    return table
+
+
+def ablation_records(benchmark: Mapping[str, Any], dataset: str) -> Table:
+    """`score_records` of the ablation's rows, with what each variant trains with as 0 or 1."""
+    table = [
+        ["restorer", "variant", "structure", "reward", "regulariser", "dynamic", "metric", "mean", "lo", "hi", "n"]
+    ]
+    for one in ablation(benchmark, dataset):
+        for row in one["rows"]:
+            restorer, _, variant = row["model"].partition("/")
+            entries = benchmark["scores"][dataset][restorer][variant or "base"]
+            marks = [str(int(on)) for _, on in row["parts"]] if row["parts"] else ["0"] * 4
+            for metric, entry in entries.items():
+                numbers = [_number(value) for value in (entry["mean"], *entry["ci95"])]
+                table.append([one["restorer"], variant or restorer, *marks, metric, *numbers, str(entry["n"])])
+    return table
+
+
+def comparison_records(benchmark: Mapping[str, Any]) -> Table:
+    """One row a difference: dataset, restorer, comparison, metric, delta, lo, hi, relative, p, p_holm, verdict, n."""
+    head = "dataset restorer comparison metric delta lo hi relative p p_holm verdict n"
+    table = [head.split()]
+    for dataset, restorers in benchmark["comparisons"].items():
+        for restorer, compared in restorers.items():
+            for name, metrics in compared.items():
+                for metric, entry in metrics.items():
+                    values = (entry["delta"], *entry["ci95"], entry["relative"], entry["p"], entry["p_holm"])
+                    numbers = [_number(value) for value in values]
+                    table.append([dataset, restorer, name, metric, *numbers, verdict(entry), str(entry["n"])])
+    return table
+
+
+def csv_text(table: Table) -> str:
+    """A table as RFC 4180 CSV with Unix line ends."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(table)
+    return text.getvalue()
 
 
 def markdown(table: Table) -> str:
@@ -73,6 +137,22 @@ def latex(table: Table) -> str:
     head, *body = ([_escaped(cell) for cell in row] for row in table)
     lines = [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule", _row(head), r"\midrule"]
     return "\n".join([*lines, *map(_row, body), r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _metric_heads(benchmark: Mapping[str, Any]) -> list[str]:
+    heads = []
+    for column in columns(benchmark):
+        roles = f" ({', '.join(label for _, label in column['roles'])})" if column["roles"] else ""
+        heads.append(f"{column['label']} {column['arrow']}{roles}")
+    return heads
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    return [f"{cell['mean']} [{cell['ci']}]" if cell else "–" for cell in row["cells"]]
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}"
 
 
 def _row(cells: Sequence[str]) -> str:

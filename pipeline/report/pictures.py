@@ -1,4 +1,4 @@
-"""Images as data URIs, small enough to travel in one HTML file."""
+"""Images and tables as data URIs, small enough to travel in one HTML file."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ def data_uri(image: Pixels) -> str:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="JPEG", quality=88, optimize=True)
     return _uri("image/jpeg", buffer.getvalue())
+
+
+def text_uri(kind: str, content: str) -> str:
+    """A data URI of a text of this media type."""
+    return _uri(f"{kind};charset=utf-8", content.encode())
 
 
 def crop(image: Pixels, box: tuple[float, float, float, float]) -> Pixels:

@@ -1,15 +1,19 @@
-"""What a report was made from. Nothing that changes without the data changing: no time, no commit."""
+"""What a report was made from. Nothing that changes without the data or the code changing: no time, no head commit."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pipeline import params
+
+CODE = Path(__file__).parents[2]  # where this code runs from
+CODE_PATHS = ("pipeline", "stages", "constraints.txt")
 
 
 def dvc_md5(path: Path) -> str:
@@ -30,6 +34,25 @@ def params_text() -> tuple[str, str]:
     content: dict[str, Any] = {name: group for name, group in params.read().items() if name != "runtime"}
     text = yaml.safe_dump(content, sort_keys=True, default_flow_style=None, allow_unicode=True, width=100)
     return text, hashlib.sha256(text.encode()).hexdigest()
+
+
+def code_commit(root: Path = CODE) -> str:
+    """The git commit that last changed the code (later ones, of results or texts, don't), and whether it was edited."""
+    try:
+        commit = _git(root, "log", "-1", "--format=%H", "--", *CODE_PATHS)
+        edited = _git(root, "status", "--porcelain", "--", *CODE_PATHS)
+    except FileNotFoundError:
+        return "unknown: git is not installed"
+    except subprocess.CalledProcessError:
+        return "unknown: the code is not in a git checkout"
+    if not commit:
+        return "unknown: no commit holds the code"
+    return f"{commit}, edited since" if edited else commit
+
+
+def _git(root: Path, *arguments: str) -> str:
+    found = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True)
+    return found.stdout.strip()
 
 
 def _md5(data: bytes) -> str:

@@ -1,15 +1,28 @@
-"""The report's tables as plain data for the template: scores with intervals, and comparisons as forest plots."""
+"""The report's tables as plain data for the template: scores with intervals, ablation, comparisons as forest plots."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from pipeline.refl.params import VARIANTS
 from pipeline.report import charts
-from pipeline.report.text import comparison_label, model_label, p_text, percent, signed, value_text, verdict
+from pipeline.report.text import (
+    comparison_label,
+    difference,
+    model_label,
+    p_text,
+    percent,
+    range_text,
+    restorer_label,
+    value_text,
+    variant_label,
+    verdict,
+)
 
 ROLE_LABELS = {
     "held_out": "held out",
@@ -20,8 +33,12 @@ ROLE_LABELS = {
 }
 ROLE_ORDER = ("held_out", "selects", "in_labels", "in_svm", "in_loss")
 LIMIT = 1.5  # of the forest plots, in standard deviations of the differences; larger effects get an arrow head
-COMPARISON_ORDER = ("full-no_reward", "full-base", "full-more_base", "full-lq", "base-lq")
-VARIANT_ORDER = ("base", "more_base", "no_reward", "refl")
+COMPARISON_ORDER = ("full-no_reward", "full-base", "full-more_base", "full-static", "full-lq", "base-lq")
+# the controls, then the ladder: each rung adds one thing
+VARIANT_ORDER = ("base", "more_base", "no_reward", "structure", "reward", "static")
+FULL = "refl"  # the name of variant `full` in metrics/benchmark.json
+PARTS = {"S": "structure", "R": "reward", "K": "regulariser (KL)", "D": "dynamic FRM"}
+_SEED = re.compile(r"_seed\d+$")
 
 
 def columns(benchmark: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -34,44 +51,81 @@ def columns(benchmark: Mapping[str, Any]) -> list[dict[str, Any]]:
         return max(ROLE_ORDER.index(role) for role in roles) if "held_out" not in roles else 0
 
     names = sorted(benchmark["metrics"], key=rank)  # stable: the catalogue's order within a rank
-    return [
-        {
-            "name": name,
-            "label": benchmark["metrics"][name]["label"],
-            "arrow": "↑" if benchmark["metrics"][name]["higher_is_better"] else "↓",
-            "roles": [(role, ROLE_LABELS[role]) for role in benchmark["metrics"][name]["roles"]],
-        }
-        for name in names
-    ]
+    found = []
+    for name in names:
+        entry = benchmark["metrics"][name]
+        protocols = [one for one in entry.get("protocols", []) if one != "standard"]
+        found.append(
+            {
+                "name": name,
+                "label": entry["label"],
+                "arrow": "↑" if entry["higher_is_better"] else "↓",
+                "roles": [(role, ROLE_LABELS[role]) for role in entry["roles"]],
+                "protocol": " / ".join(entry["protocols"]) if protocols else "",
+            }
+        )
+    return found
 
 
-def rows(benchmark: Mapping[str, Any], dataset: str) -> list[dict[str, Any]]:
-    """Models as table rows: LQ, then each restorer's variants in a fixed order, then HQ."""
+def variants(benchmark: Mapping[str, Any], dataset: str, restorer: str) -> list[str]:
+    """A restorer's variants in a fixed order: base, controls, ablations, full. Repeats by seed have their own table."""
+    names = [name for name in benchmark["scores"][dataset][restorer] if not _SEED.search(name)]
+    return sorted(names, key=variant_rank)
+
+
+def restorers(benchmark: Mapping[str, Any], dataset: str) -> list[str]:
+    """Every restorer, without the inputs, in the order of the comparisons."""
+    known = [name for name in benchmark["scores"][dataset] if name not in ("lq", "hq")]
+    first = [name for name in benchmark["comparisons"].get(dataset, {}) if name in known]
+    return [*first, *(name for name in known if name not in first)]
+
+
+def rows(benchmark: Mapping[str, Any], dataset: str, only: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """Models as table rows: LQ, then each restorer's variants (`only` these, if any are named), then HQ.
+
+    The row of full ReFL says whether it is better or worse than its base.
+    """
     scores = benchmark["scores"][dataset]
-    restorers = [name for name in scores if name not in ("lq", "hq")]
-    ordered = ["lq", *restorers, *(["hq"] if "hq" in scores else [])]
+    wanted = set(only)
+    ordered = [name for name in ("lq", *restorers(benchmark, dataset), "hq") if name in scores]
     found = []
     for restorer in ordered:
-        variants = sorted(scores[restorer], key=_variant_rank)
-        for place, variant in enumerate(variants):
+        names = [v for v in variants(benchmark, dataset, restorer) if not wanted or v in wanted]
+        for place, variant in enumerate(names):
             # one folder of results, or an input: no variants to tell apart
             model = restorer if list(scores[restorer]) == ["base"] else f"{restorer}/{variant}"
-            compared = benchmark["improvement"][dataset].get(restorer, {}) if variant == "refl" else {}
-            cells = []
-            for column in columns(benchmark):
-                entry = scores[restorer][variant].get(column["name"])
-                judged = compared.get(column["name"])
-                cells.append(
-                    {
-                        "mean": value_text(entry["mean"]),
-                        "ci": f"{value_text(entry['ci95'][0])} … {value_text(entry['ci95'][1])}",
-                        "verdict": verdict(judged) if judged else "",
-                    }
-                    if entry
-                    else None
-                )
-            found.append({"model": model, "label": model_label(model), "first": place == 0, "cells": cells})
+            compared = benchmark["improvement"][dataset].get(restorer, {}) if variant == FULL else {}
+            judged = {metric: verdict(entry) for metric, entry in compared.items()}
+            found.append(_row(benchmark, scores[restorer][variant], model, model_label(model), place == 0, judged))
     return found
+
+
+def ablation(benchmark: Mapping[str, Any], dataset: str) -> list[dict[str, Any]]:
+    """One table a restorer: LQ, base, controls, the ladder up to full; each row judged against full ReFL."""
+    found = []
+    for restorer in restorers(benchmark, dataset):
+        names = variants(benchmark, dataset, restorer)
+        if FULL not in names:
+            continue
+        entries = benchmark["comparisons"][dataset].get(restorer, {})
+        scores = benchmark["scores"][dataset]
+        lines = []
+        for name in ["lq", *names] if "lq" in scores else names:
+            means = scores["lq"]["base"] if name == "lq" else scores[restorer][name]
+            model = name if name == "lq" else f"{restorer}/{name}"
+            label = restorer_label("lq") if name == "lq" else variant_label(name)
+            judged = {metric: _turned(verdict(entry)) for metric, entry in entries.get(f"full-{name}", {}).items()}
+            lines.append(_row(benchmark, means, model, label, name in ("lq", "base"), judged) | {"parts": parts(name)})
+        found.append({"restorer": restorer, "label": restorer_label(restorer), "rows": lines})
+    return found
+
+
+def parts(variant: str) -> list[tuple[str, bool]] | None:
+    """Which of PARTS, by letter, a ReFL variant trains with; None for what is not trained by ReFL."""
+    switches = VARIANTS.get("full" if variant == FULL else variant)
+    if switches is None:
+        return None
+    return list(zip(PARTS, (True, switches.reward, switches.regulariser, switches.dynamic), strict=True))
 
 
 def comparisons(benchmark: Mapping[str, Any], dataset: str, scores: pd.DataFrame) -> list[dict[str, Any]]:
@@ -80,25 +134,27 @@ def comparisons(benchmark: Mapping[str, Any], dataset: str, scores: pd.DataFrame
     The plot points to the right where the model is better than its baseline, whatever the metric's direction.
     """
     found = []
+    faces = by_face(scores)
     compared = benchmark["comparisons"][dataset]
-    names = dict.fromkeys(name for entries in compared.values() for name in entries)
-    for name in sorted(names, key=lambda one: COMPARISON_ORDER.index(one) if one in COMPARISON_ORDER else -1):
+    names = dict.fromkeys(name for entries in compared.values() for name in entries if not _SEED.search(name))
+    for name in sorted(names, key=_comparison_rank):
         for restorer, metrics in ((one, entries[name]) for one, entries in compared.items() if name in entries):
             model, baseline = _models(restorer, name)
-            spread = {metric: _spread(scores, model, baseline, metric) for metric in metrics}
-            oriented = {m: _oriented(metrics[m], benchmark["metrics"][m], spread[m]) for m in metrics}
             lines = []
             for column in columns(benchmark):
                 metric = column["name"]
                 if metric not in metrics:
                     continue
                 entry = metrics[metric]
+                delta, interval = difference(entry)
+                spread = float(np.nanstd(differences(faces, model, baseline, metric))) or 1.0
+                oriented = _oriented(entry, benchmark["metrics"][metric], spread)
                 lines.append(
                     {
                         **column,
-                        "svg": charts.interval(*oriented[metric], LIMIT, verdict(entry)),
-                        "delta": signed(entry["delta"]),
-                        "ci": f"{signed(entry['ci95'][0])} … {signed(entry['ci95'][1])}",
+                        "svg": charts.interval(*oriented, LIMIT, verdict(entry)),
+                        "delta": delta,
+                        "ci": interval,
                         "relative": percent(entry["relative"]),
                         "p": p_text(entry["p_holm"]),
                         "verdict": verdict(entry),
@@ -109,20 +165,45 @@ def comparisons(benchmark: Mapping[str, Any], dataset: str, scores: pd.DataFrame
     return found
 
 
+def by_face(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Each model's scores, indexed by face id."""
+    return {str(model): part.set_index("face_id").sort_index() for model, part in scores.groupby("model")}
+
+
+def differences(faces: Mapping[str, pd.DataFrame], model: str, baseline: str, metric: str) -> np.ndarray:
+    """Per-face differences model − baseline [N], in the order of face ids; NaN where a metric dropped a face."""
+    return (faces[model][metric] - faces[baseline][metric]).to_numpy(dtype=np.float64)
+
+
+def _row(
+    benchmark: Mapping[str, Any], means: Mapping[str, Any], model: str, label: str, first: bool, judged: dict[str, str]
+) -> dict[str, Any]:
+    cells: list[dict[str, str] | None] = []
+    for column in columns(benchmark):
+        entry = means.get(column["name"])
+        if entry is None:
+            cells.append(None)
+            continue
+        dropped = entry.get("dropped")
+        cells.append(
+            {
+                "mean": value_text(entry["mean"]),
+                "ci": range_text(entry["ci95"]),
+                "verdict": judged.get(column["name"], ""),
+                "dropped": f"n = {entry['n']}, {dropped} dropped" if dropped else "",
+            }
+        )
+    return {"model": model, "label": label, "first": first, "full": model.endswith(f"/{FULL}"), "cells": cells}
+
+
+def _turned(judged: str) -> str:
+    """A verdict on full against a row, told of the row."""
+    return {"better": "worse", "worse": "better", "none": "none"}[judged]
+
+
 def _models(restorer: str, comparison: str) -> tuple[str, str]:
     model, _, baseline = comparison.partition("-")
     return f"{restorer}/{model}", baseline if baseline == "lq" else f"{restorer}/{baseline}"
-
-
-def _spread(scores: pd.DataFrame, model: str, baseline: str, metric: str) -> float:
-    delta = differences(scores, model, baseline, metric)
-    return float(delta.std()) or 1.0
-
-
-def differences(scores: pd.DataFrame, model: str, baseline: str, metric: str) -> np.ndarray:
-    """Per-face differences model − baseline [N], in the order of face ids."""
-    wide = scores.pivot(index="face_id", columns="model", values=metric).sort_index()
-    return (wide[model] - wide[baseline]).to_numpy(dtype=np.float64)
 
 
 def _oriented(entry: Mapping[str, Any], metric: Mapping[str, Any], spread: float) -> tuple[float, float, float]:
@@ -131,8 +212,11 @@ def _oriented(entry: Mapping[str, Any], metric: Mapping[str, Any], spread: float
     return entry["delta"] * sign, lo, hi
 
 
-def _variant_rank(variant: str) -> tuple[int, str]:
-    # ablation variants stand between the controls and the full method
-    if variant in VARIANT_ORDER:
-        return (VARIANT_ORDER.index(variant) if variant != "refl" else 99), variant
-    return 50, variant
+def variant_rank(variant: str) -> tuple[int, str]:
+    """Sorts variants: base, controls, the ladder, full."""
+    order = {name: place for place, name in enumerate(VARIANT_ORDER)} | {FULL: 99}
+    return order.get(variant, 50), variant  # variants of others stand before the full method
+
+
+def _comparison_rank(name: str) -> int:
+    return COMPARISON_ORDER.index(name) if name in COMPARISON_ORDER else len(COMPARISON_ORDER)

@@ -1,11 +1,13 @@
-"""The summary's sentences, written from metrics/benchmark.json: bad news first."""
+"""Names, number formats and the summary's sentences, written from metrics/benchmark.json: bad news first."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 IDENTITY = "id_dlib"
+OWN_REWARD = "reward_frm"  # what ReFL follows
 RESTORER_LABELS = {
     "diffbir": "DiffBIR",
     "osediff": "OSEDiff",
@@ -15,8 +17,11 @@ RESTORER_LABELS = {
 }
 VARIANT_LABELS = {
     "base": "base",
-    "no_reward": "ReFL without reward",
     "more_base": "base, trained longer",
+    "structure": "structure losses only",
+    "reward": "structure + reward",
+    "static": "ReFL with a static FRM",
+    "no_reward": "ReFL without reward",
     "refl": "ReFL (full)",
     "full": "ReFL (full)",
 }
@@ -25,16 +30,35 @@ COMPARISON_LABELS = {
     "full-base": "ReFL against its base",
     "full-no_reward": "ReFL against the same training without the reward",
     "full-more_base": "ReFL against as much more base training",
+    "full-static": "ReFL against the same with a static FRM",
+    "full-reward": "ReFL against structure + reward, without regulariser and dynamic FRM",
+    "full-structure": "ReFL against the structure losses only",
     "full-lq": "ReFL against the untouched input",
     "base-lq": "Base against the untouched input",
 }
+VERDICTS = {"better": "better", "worse": "worse", "none": "no measurable difference"}
+NBSP = "\u00a0"  # keeps a number and its unit on one line
+
+
+def restorer_label(name: str) -> str:
+    """Label of a restorer, an input, or a folder of somebody's results (its own name)."""
+    return RESTORER_LABELS.get(name, name)
+
+
+def variant_label(name: str) -> str:
+    """Label of a variant of a restorer."""
+    return VARIANT_LABELS.get(name, name.replace("_", " "))
 
 
 def model_label(model: str) -> str:
     """Label of a scores-table model, e.g. `diffbir/full` → "DiffBIR · ReFL (full)"."""
     restorer, _, variant = model.partition("/")
-    name = RESTORER_LABELS.get(restorer, restorer)
-    return f"{name} · {VARIANT_LABELS.get(variant, variant.replace('_', ' '))}" if variant else name
+    return f"{restorer_label(restorer)} · {variant_label(variant)}" if variant else restorer_label(restorer)
+
+
+def short_model(restorer: str, variant: str) -> str:
+    """Shortest unmistakable name, e.g. "DiffBIR ReFL"."""
+    return f"{restorer_label(restorer)} {SHORT_VARIANTS.get(variant, variant.replace('_', ' '))}"
 
 
 def comparison_label(name: str) -> str:
@@ -42,23 +66,49 @@ def comparison_label(name: str) -> str:
     if name in COMPARISON_LABELS:
         return COMPARISON_LABELS[name]
     model, _, baseline = name.partition("-")
-    return f"{VARIANT_LABELS.get(model, model)} against {VARIANT_LABELS.get(baseline, baseline)}" if baseline else name
+    return f"{variant_label(model)} against {variant_label(baseline)}" if baseline else name
 
 
-def value_text(value: float) -> str:
-    """A score with three decimals, two from ten on, and a real minus sign."""
-    text = f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
-    return text.replace("-", "−")
+def short_metric(label: str) -> str:
+    """A metric's label as words of a sentence, e.g. "landmark distance", "held-out reward"."""
+    if label.startswith("Reward ("):
+        return "held-out reward" if "held-out" in label else "its own reward"
+    short = label.split(" (")[0].split(",")[0]
+    return short if short.split("-")[0].isupper() else short[0].lower() + short[1:]
 
 
-def signed(value: float) -> str:
+def value_text(value: float, decimals: int | None = None) -> str:
+    """A score with `decimals`, by default three, two from ten on; and a real minus sign."""
+    if decimals is None:
+        decimals = 2 if abs(value) >= 10 else 3
+    return f"{value:.{decimals}f}".replace("-", "−")
+
+
+def range_text(bounds: Sequence[float]) -> str:
+    """An interval, e.g. "0.468 … 0.497"."""
+    return f"{value_text(bounds[0])} … {value_text(bounds[1])}"
+
+
+def signed(value: float, decimals: int | None = None) -> str:
     """A difference with its sign."""
-    return ("+" if value > 0 else "") + value_text(value)
+    return ("+" if value > 0 else "") + value_text(value, decimals)
+
+
+def difference(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """A comparison's difference and interval, with the decimals that the interval's width deserves."""
+    lo, hi = entry["ci95"]
+    decimals = min(max(1 - math.floor(math.log10(hi - lo)), 2), 5) if hi > lo else 3
+    return signed(entry["delta"], decimals), f"{signed(lo, decimals)} … {signed(hi, decimals)}"
 
 
 def percent(share: float) -> str:
     """A signed percentage, e.g. −5.2 %."""
-    return f"{share:+.1%}".replace("-", "−").replace("%", " %")
+    return f"{share:+.1%}".replace("-", "−").replace("%", f"{NBSP}%")
+
+
+def share(value: float) -> str:
+    """A share as a percentage, one decimal."""
+    return f"{value:.1%}".replace("%", f"{NBSP}%")
 
 
 def p_text(p: float) -> str:
@@ -71,52 +121,101 @@ def verdict(entry: Mapping[str, Any]) -> str:
     return "better" if entry["better"] else "worse" if entry["worse"] else "none"
 
 
-def identity_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:
-    """First of all: does a restorer lose identity against doing nothing?"""
-    scores = benchmark["scores"][dataset]
-    judged: dict[str, list[str]] = {"worse": [], "none": [], "better": []}
-    for restorer, entries in benchmark["comparisons"][dataset].items():
-        for comparison, variant in (("full-lq", "refl"), ("base-lq", "base")):
-            if entry := entries.get(comparison, {}).get(IDENTITY):
-                mean = value_text(scores[restorer][variant][IDENTITY]["mean"])
-                judged[verdict(entry)].append(f"{short_model(restorer, variant)} {mean}")
+def change(metric: str, entry: Mapping[str, Any]) -> str:
+    """A difference for people: relative, but absolute for rewards, whose zero means nothing."""
+    return difference(entry)[0] if metric.startswith("reward") else percent(entry["relative"])
+
+
+def identity_lead(benchmark: Mapping[str, Any], dataset: str) -> str:
+    """First of all, in one breath: does a restorer lose identity against doing nothing?"""
+    judged = _identity_against_input(benchmark, dataset)
     if not any(judged.values()):
-        return "Identity was not measured: no statement about it is made."
-    lq = value_text(scores["lq"]["base"][IDENTITY]["mean"])
-    every = "Every restorer is" if not (judged["none"] or judged["better"]) else "Some restorers are"
-    opening = f"{every} worse" if judged["worse"] else "No restorer is worse"
-    said = [f"{opening} than the untouched input on identity (distance {lq}, lower is better)"]
-    said += [f"worse are {_list(judged['worse'])}"] if judged["worse"] else []
-    said += [f"better are {_list(judged['better'])}"] if judged["better"] else []
-    said += [f"not distinguishable from it are {_list(judged['none'])}"] if judged["none"] else []
-    return f"{said[0]}: {'; '.join(said[1:])}."
+        return "Identity was not measured: nothing is said about it."
+    if not judged["worse"]:
+        return "No restorer is measurably worse than the untouched input on identity."
+    if not (judged["none"] or judged["better"]):
+        return "Every restorer is worse than the untouched input on identity."
+    return f"Worse than the untouched input on identity: {listed([name for name, _ in judged['worse']])}."
+
+
+def identity_detail(benchmark: Mapping[str, Any], dataset: str) -> str:
+    """The numbers behind `identity_lead`, and the level of chance."""
+    judged = _identity_against_input(benchmark, dataset)
+    if not any(judged.values()):
+        return ""
+    lq = value_text(benchmark["scores"][dataset]["lq"]["base"][IDENTITY]["mean"])
+    said = [f"untouched input {lq}"]
+    said += [f"{name} {mean} ({VERDICTS[how]})" for how in ("worse", "none", "better") for name, mean in judged[how]]
+    chance = benchmark["impostor"].get(IDENTITY)
+    end = (
+        f" Different people are {value_text(chance['mean'])} apart on average, 5{NBSP}% of them less than "
+        f"{value_text(chance['p5'])}."
+        if chance
+        else ""
+    )
+    return f"Distance to the original's identity, lower is better: {', '.join(said)}.{end}"
+
+
+def _identity_against_input(benchmark: Mapping[str, Any], dataset: str) -> dict[str, list[tuple[str, str]]]:
+    judged: dict[str, list[tuple[str, str]]] = {"worse": [], "none": [], "better": []}
+    for restorer, entries in benchmark["comparisons"][dataset].items():
+        for comparison, variant in (("base-lq", "base"), ("full-lq", "refl")):
+            if entry := entries.get(comparison, {}).get(IDENTITY):
+                mean = value_text(benchmark["scores"][dataset][restorer][variant][IDENTITY]["mean"])
+                judged[verdict(entry)].append((short_model(restorer, variant), mean))
+    return judged
 
 
 def base_sentence(benchmark: Mapping[str, Any], dataset: str, headline: Sequence[str]) -> str:
     """What ReFL changes against its base, on the headline metrics."""
+    words = {"better": "better", "worse": "worse", "none": "not measurably different"}
     said = []
     for restorer, entries in benchmark["comparisons"][dataset].items():
         if compared := entries.get("full-base"):
-            said.append(f"{RESTORER_LABELS.get(restorer, restorer)} {_changes(benchmark, compared, headline)}")
-    return f"ReFL against its own base: {'; '.join(said)}." if said else "ReFL was not compared with its base."
+            said.append(f"{restorer_label(restorer)} is {_grouped(benchmark, compared, headline, words)}")
+    return f"{'; '.join(said)}." if said else "ReFL was not compared with its base."
 
 
 def reward_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:
     """What the reward itself adds on held-out metrics over the same training without it, be it nothing."""
-    held_out = [name for name, entry in benchmark["metrics"].items() if "held_out" in entry["roles"]]
-    said = []
+    words = {"better": "a gain", "worse": "a loss", "none": "nothing measurable"}
+    names = held_out(benchmark)
+    said, found = [], set()
     for restorer, entries in benchmark["comparisons"][dataset].items():
-        compared = {name: entry for name, entry in entries.get("full-no_reward", {}).items() if name in held_out}
-        if not compared:
-            continue
-        name = RESTORER_LABELS.get(restorer, restorer)
-        if all(verdict(entry) == "none" for entry in compared.values()):
-            said.append(f"nothing measurable for {name} ({_changes(benchmark, compared, held_out)})")
-        else:
-            said.append(f"for {name} {_changes(benchmark, compared, held_out)}")
+        compared = {name: entry for name, entry in entries.get("full-no_reward", {}).items() if name in names}
+        if compared:
+            found |= {verdict(entry) for entry in compared.values()}
+            said.append(f"for {restorer_label(restorer)} {_grouped(benchmark, compared, names, words)}")
     if not said:
         return "What the reward itself adds was not measured: there is no control without it, or no held-out metric."
-    return f"On held-out measures the reward itself adds, over the same training without it: {'; '.join(said)}."
+    opening = (
+        "Nothing measurable on held-out measures, over the same training without it"
+        if found == {"none"}
+        else "On held-out measures, over the same training without it"
+    )
+    return f"{opening}: {'; '.join(said)}."
+
+
+def hacking_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:
+    """Does the reward that ReFL follows rise while a held-out measure gets worse? Against no_reward where it exists."""
+    suspect, clean = [], []
+    for restorer, entries in benchmark["comparisons"][dataset].items():
+        compared = entries.get("full-no_reward") or entries.get("full-base") or {}
+        own = compared.get(OWN_REWARD)
+        if own is None:
+            continue
+        lost = [name for name in held_out(benchmark) if name in compared and compared[name]["worse"]]
+        if own["better"] and lost:
+            losses = listed([f"{_short(benchmark, name)} ({change(name, compared[name])})" for name in lost])
+            suspect.append(
+                f"{restorer_label(restorer)}, whose own reward rises ({change(OWN_REWARD, own)}) "
+                f"while it loses on {losses}"
+            )
+        else:
+            clean.append(restorer_label(restorer))
+    if not suspect:
+        return f"No sign of it for {listed(clean)}." if clean else ""
+    return f"Suspected for {'; '.join(suspect)}." + (f" No sign of it for {listed(clean)}." if clean else "")
 
 
 def label_sentence(kinds: Mapping[str, int], annotators: Mapping[str, int]) -> str:
@@ -135,29 +234,28 @@ def label_sentence(kinds: Mapping[str, int], annotators: Mapping[str, int]) -> s
     )
 
 
-def short_model(restorer: str, variant: str) -> str:
-    """Shortest unmistakable name, e.g. "DiffBIR ReFL"."""
-    return f"{RESTORER_LABELS.get(restorer, restorer)} {SHORT_VARIANTS.get(variant, variant.replace('_', ' '))}"
+def held_out(benchmark: Mapping[str, Any]) -> list[str]:
+    """The metrics that no loss, label, SVM or selection has seen."""
+    return [name for name, entry in benchmark["metrics"].items() if "held_out" in entry["roles"]]
 
 
-def short_metric(label: str) -> str:
-    """A metric's label without unit and implementation, e.g. "landmark distance"; rewards keep theirs."""
-    if label.startswith("Reward"):
-        return label
-    short = label.split(" (")[0].split(",")[0]
-    return short if short.split("-")[0].isupper() else short[0].lower() + short[1:]
-
-
-def _changes(benchmark: Mapping[str, Any], compared: Mapping[str, Any], metrics: Sequence[str]) -> str:
-    """E.g. "identity distance −5.2 % (better), landmark distance +0.1 % (no measurable difference)"."""
-    words = {"better": "better", "worse": "worse", "none": "no measurable difference"}
-    present = [name for name in metrics if name in compared]
-    return ", ".join(
-        f"{short_metric(benchmark['metrics'][name]['label'])} {percent(compared[name]['relative'])} "
-        f"({words[verdict(compared[name])]})"
-        for name in present
-    )
-
-
-def _list(items: Sequence[str]) -> str:
+def listed(items: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def _short(benchmark: Mapping[str, Any], metric: str) -> str:
+    return short_metric(benchmark["metrics"][metric]["label"])
+
+
+def _grouped(
+    benchmark: Mapping[str, Any], compared: Mapping[str, Any], metrics: Sequence[str], words: Mapping[str, str]
+) -> str:
+    """E.g. "worse on identity distance (+1.2 %), better on ST-LPIPS (−10.5 %)": losses first."""
+    said = []
+    for how in ("worse", "better", "none"):
+        names = [name for name in metrics if name in compared and verdict(compared[name]) == how]
+        if names:
+            changes = [f"{_short(benchmark, name)} ({change(name, compared[name])})" for name in names]
+            said.append(f"{words[how]} on {listed(changes)}")
+    return ", ".join(said)

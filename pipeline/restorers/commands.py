@@ -21,6 +21,7 @@ from pipeline.restorers.checkpoints import (
     import_weights,
 )
 from pipeline.restorers.diffbir import DiffBIR
+from pipeline.restorers.gfpgan import GFPGAN
 from pipeline.restorers.load import load
 from pipeline.restorers.osediff import OSEDiff, adapted_encoder
 from pipeline.runtime import Device, RuntimeParams, configure, device, one_line_errors, write_text
@@ -72,6 +73,10 @@ def export(
         _json(metrics) if metrics else None,
     )
     restorer = load(model, device(on))
+    if isinstance(restorer, GFPGAN):
+        raise UserError(
+            f"{model}: a GFPGAN is saved as safetensors with GFPGANv1Clean's own names; there is no other format"
+        )
     files = _export_diffbir(restorer, out) if isinstance(restorer, DiffBIR) else _export_osediff(restorer, out)
     write_text(out / "README.md", card(restorer, model, files, facts))
     for name in [*files, "README.md"]:

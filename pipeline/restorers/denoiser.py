@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from pipeline.params import UserError
 from pipeline.restorers.autoencoder import PixelUnshuffleAutoencoder
-from pipeline.restorers.schedule import sd21_scheduler, split_prediction
+from pipeline.restorers.schedule import output_gain, sd21_scheduler, split_prediction
 
 # their bars for files that load in milliseconds hide ours
 diffusers.utils.logging.disable_progress_bar()
@@ -94,6 +94,10 @@ class Denoiser(nn.Module):
     def split(self, latents: torch.Tensor, output: torch.Tensor, timestep: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(x0, eps) of the UNet's output at x_t = `latents`, in closed form."""
         return split_prediction(latents, output, self.alpha_bar[timestep], self.scheduler.config.prediction_type)
+
+    def gain(self, timestep: int) -> torch.Tensor:
+        """|∂x0/∂output| of `split` (scalar)."""
+        return output_gain(self.alpha_bar[timestep], self.scheduler.config.prediction_type)
 
     def save(self, folder: Path) -> None:
         """Write the diffusers folder."""

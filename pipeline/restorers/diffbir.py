@@ -174,7 +174,14 @@ class DiffBIR(nn.Module):
         with torch.no_grad():
             anchors = self.controls(self.frozen, latents, time, condition, prompts)
         drift = [(control - anchor).square().mean() for control, anchor in zip(controls, anchors, strict=True)]
-        return Prediction(self.denoiser.decode(x0), torch.stack(drift).sum())
+        gain = self.denoiser.gain(rollout.timestep)
+        return Prediction(self.denoiser.decode(x0), torch.stack(drift).sum(), x0.detach(), gain)
+
+    def renoise(self, rollout: Rollout, latents: torch.Tensor, rng: torch.Generator) -> Rollout:
+        """x_t = sqrt(ᾱ)·x0 + sqrt(1 − ᾱ)·noise at the rollout's timestep (DRaFT-LV, Clark et al. 2024)."""
+        alpha_bar = self.denoiser.alpha_bar[rollout.timestep].to(latents)
+        noise = torch.randn(latents.shape, generator=rng).to(latents)
+        return Rollout(alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise, rollout.timestep)
 
     def trained(self) -> nn.Module:
         """The ControlNet."""

@@ -140,7 +140,8 @@ class OSEDiff(nn.Module):
             x0 = self.x0(rollout.latents, prompts)
         with torch.no_grad(), Outputs(blocks) as anchors, self._frozen():
             self.x0(rollout.latents, prompts)
-        return Prediction(self.denoiser.decode(x0), drift(outputs, anchors))
+        images, gain = self.denoiser.decode(x0), self.denoiser.gain(self.timestep)
+        return Prediction(images, drift(outputs, anchors), x0.detach(), gain)
 
     def trained(self) -> nn.Module:
         """The UNet: its adapters and conv_in have `requires_grad`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -34,6 +34,8 @@ class Prediction:
 
     images: torch.Tensor
     regulariser: torch.Tensor
+    latents: torch.Tensor | None = None  # x0 before decoding, without gradient, where there is such a thing
+    gain: torch.Tensor | float = 1.0  # |∂x0/∂output| of the network at the step's timestep
 
 
 class Restorer(Protocol):
@@ -75,4 +77,13 @@ class Restorer(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write weights and config; `pipeline.restorers.load.load` reads them."""
+        ...
+
+
+@runtime_checkable
+class Renoising(Protocol):
+    """A restorer that samples from noise, so that one rollout's x0 can be noised again for more gradient steps."""
+
+    def renoise(self, rollout: Rollout, latents: torch.Tensor, rng: torch.Generator) -> Rollout:
+        """The rollout's timestep again, from x0 = `latents` and fresh noise."""
         ...

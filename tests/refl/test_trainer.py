@@ -2,84 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
 import torch
-from accelerate import Accelerator
 
 from pipeline.params import UserError
-from pipeline.refl.params import VARIANTS, DynamicParams, ReflParams, RolloutParams, WeightParams
-from pipeline.refl.trainer import MicroBatch, ReFL, train
+from pipeline.refl.params import WeightParams
+from pipeline.refl.trainer import ReFL
 from pipeline.restorers.gfpgan import GFPGAN
-from pipeline.training import images_of, require_split
+from pipeline.training import require_split
 from tests import tiny
-
-
-def params(**changes: object) -> ReflParams:
-    settings: dict[str, object] = {
-        "steps": 6,
-        "batch_size": 2,
-        "accumulation": 1,
-        "learning_rate": 1e-3,
-        "warmup_steps": 1,
-        "schedule": "constant",
-        "weight_decay": 0.0,
-        "max_grad_norm": 1e9,
-        "prompt_dropout": 0.5,
-        "precision": "fp32",
-        "rollout": RolloutParams(steps=3, gradient_window=2, eta=(0.0, 1.0)),
-        "weights": WeightParams(reward=1.0, lowpass=1.0, perceptual=1.0, regulariser=0.1),
-        "bounded": False,
-        "lowpass_levels": 1,
-        "perceptual_net": "alex",
-        "cache_mb": 10,
-        "dynamic": DynamicParams(every=2, weight=0.1, learning_rate=1e-3, weight_decay=0.35, max_grad_norm=1.0),
-        "evaluate_every": 3,
-        "evaluation_faces": 2,
-        "more_base_learning_rate": 1e-4,
-        "checkpoint_every": 2,
-    }
-    return ReflParams.model_validate(settings | changes, strict=False)
+from tests.refl.recipe import double, equal, gradients, params, refl
 
 
 def gfpgan() -> GFPGAN:
     return tiny.gfpgan(64)
-
-
-def refl(build=tiny.diffbir, variant: str = "full", **changes: object) -> ReFL:  # type: ignore[no-untyped-def]
-    faces = images_of(tiny.dataset(size=64))
-    return ReFL(build(), tiny.frm(), params(**changes), VARIANTS[variant], faces, 0, Accelerator(cpu=True))
-
-
-def double(build=tiny.diffbir, **changes: object) -> ReFL:  # type: ignore[no-untyped-def]
-    """A trainer in float64, where two ways to one gradient differ by rounding alone.
-
-    In float32 an image that rounds otherwise can fall on the other side of a ReLU, which changes the gradient itself.
-    """
-    faces, frm = images_of(tiny.dataset(size=64)), tiny.frm().double()
-    trainer = ReFL(build().double(), frm, params(**changes), VARIANTS["full"], faces, 0, Accelerator(cpu=True))
-    trainer.perceptual.double()
-    trainer.lowpass.double()
-    draw = trainer.micro_batch
-
-    def micro_batch(index: int) -> MicroBatch:
-        batch = draw(index)
-        return replace(batch, hq=batch.hq.double(), lq=batch.lq.double())
-
-    trainer.micro_batch = micro_batch  # type: ignore[method-assign]
-    return trainer
-
-
-def equal(one: torch.Tensor, other: torch.Tensor) -> None:
-    assert one.dtype == torch.float64
-    assert float(other.norm()) > 1e-3
-    torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-9)
-
-
-def gradients(trainer: ReFL) -> torch.Tensor:
-    return torch.cat([p.grad.flatten() for p in trainer.trained if p.grad is not None]).clone()
 
 
 @pytest.mark.parametrize("build", [tiny.diffbir, tiny.osediff, gfpgan])
@@ -90,8 +26,7 @@ def test_every_accumulated_micro_batch_counts(build) -> None:  # type: ignore[no
     expected = torch.zeros((), dtype=torch.float64)
     for index in range(4):
         trainer.optimizer.zero_grad()
-        losses, _ = trainer.losses(trainer.micro_batch(index))
-        losses.total(trainer.weights).backward()
+        next(trainer.gradient_steps(trainer.micro_batch(index))).loss.backward()
         expected = expected + gradients(trainer) / 4
     trainer.step(0)
     equal(gradients(trainer), expected)
@@ -102,16 +37,14 @@ def test_one_large_batch_equals_its_micro_batches() -> None:
     """The mean loss over a batch is the mean over its halves, so accumulation changes memory, not the gradient."""
     trainer = double(tiny.osediff, batch_size=4, prompt_dropout=0.0)
     batch = trainer.micro_batch(0)
-    losses, _ = trainer.losses(batch)
-    losses.total(trainer.weights).backward()
+    next(trainer.gradient_steps(batch)).loss.backward()
     whole, halves = gradients(trainer), torch.zeros((), dtype=torch.float64)
     for part in (slice(0, 2), slice(2, 4)):
         trainer.optimizer.zero_grad()
         half = type(batch)(
             batch.keys[part], batch.hq[part], batch.lq[part], batch.captions[part], batch.prompts[part], batch.rng
         )
-        losses, _ = trainer.losses(half)
-        (losses.total(trainer.weights) / 2).backward()
+        (next(trainer.gradient_steps(half)).loss / 2).backward()
         halves = halves + gradients(trainer)
     equal(halves, whole)
 
@@ -120,8 +53,7 @@ def test_the_rewards_gradient_reaches_the_trained_parameters() -> None:
     alone = WeightParams(reward=1.0, lowpass=0.0, perceptual=0.0, regulariser=0.0)
     for build in (tiny.diffbir, tiny.osediff, gfpgan):
         trainer = refl(build, weights=alone)
-        losses, _ = trainer.losses(trainer.micro_batch(0))
-        losses.total(trainer.weights).backward()
+        next(trainer.gradient_steps(trainer.micro_batch(0))).loss.backward()
         assert float(gradients(trainer).norm()) > 0
 
 
@@ -129,8 +61,7 @@ def test_gradient_is_that_of_the_last_step_alone() -> None:
     trainer = double(weights=WeightParams(reward=1.0, lowpass=0.5, perceptual=0.5, regulariser=0.1))
     batch, restorer = trainer.micro_batch(0), trainer.restorer
     state = batch.rng.get_state()
-    losses, _ = trainer.losses(batch)
-    losses.total(trainer.weights).backward()
+    next(trainer.gradient_steps(batch)).loss.backward()
     truncated = gradients(trainer)
     batch.rng.set_state(state)
     condition, prompts = restorer.condition(batch.lq), restorer.encode_prompts(batch.prompts)
@@ -151,11 +82,11 @@ def test_gradient_is_that_of_the_last_step_alone() -> None:
 def test_reward_model_learns_only_in_its_own_update() -> None:
     trainer = refl()
     before = {name: value.clone() for name, value in trainer.frm.state_dict().items()}
-    _, images, batch = trainer.step(0)
+    _, outputs = trainer.step(0)
     assert all(torch.equal(before[name], value) for name, value in trainer.frm.state_dict().items())
     assert all(p.grad is None for p in trainer.frm.parameters())
     own = [p.detach().clone() for p in trainer.trained]
-    trainer.update_reward(images, batch)
+    trainer.update_reward(outputs)
     changed = [name for name, value in trainer.frm.state_dict().items() if not torch.equal(before[name], value)]
     assert changed
     assert all(name.startswith(("clip.visual.", "clip.logit_scale")) for name in changed)
@@ -175,8 +106,133 @@ def test_updated_reward_prefers_the_original_more() -> None:
 
     first = margin()
     for _ in range(5):
-        trainer.update_reward(images, batch)
+        trainer.update_reward([(batch, images)])
     assert margin() > first
+
+
+def test_the_rewards_update_takes_the_mean_over_micro_batches() -> None:
+    """Accumulated pairs give the gradient of one large batch: no micro-batch is thrown away here either."""
+    trainer = double(accumulation=3, dynamic={**params().dynamic.model_dump(), "max_grad_norm": 1e9})
+    _, outputs = trainer.step(0)
+    assert len(outputs) == 3
+    frm = trainer.frm
+    learning = [p for name, p in frm.clip.named_parameters() if name.startswith(("visual.", "logit_scale"))]
+    for parameter in learning:
+        parameter.requires_grad_(True)
+    hq, images = (torch.cat([pair[side] for pair in ((b.hq, i) for b, i in outputs)]) for side in (0, 1))
+    captions = frm.text_features([caption for batch, _ in outputs for caption in batch.captions])
+    logit = frm.logit_scale * (frm(hq, captions) - frm(images, captions))
+    loss = trainer.params.dynamic.weight * torch.nn.functional.softplus(-logit).mean()
+    expected = torch.autograd.grad(loss, learning, allow_unused=True)
+    trainer.update_reward(outputs)
+    for parameter, wanted in zip(learning, expected, strict=True):
+        if wanted is not None:
+            torch.testing.assert_close(parameter.grad, wanted, atol=1e-12, rtol=1e-9)
+
+
+def test_renoised_steps_give_the_mean_of_their_gradients() -> None:
+    """DRaFT-LV: one rollout, then gradients at x0 noised again, every one of which counts in the micro-batch."""
+    rollout = {"steps": 3, "gradient_window": 2, "eta": (0.0, 1.0), "renoise": 3}
+    trainer = double(rollout=rollout, accumulation=2)
+    singles = []
+    for index in range(2):
+        for one in trainer.gradient_steps(trainer.micro_batch(index)):
+            trainer.optimizer.zero_grad()
+            one.loss.backward()
+            singles.append(gradients(trainer))
+    trainer.step(0)
+    assert len(singles) == 6
+    equal(gradients(trainer), torch.stack(singles).mean(0))
+    assert len({float(single.norm()) for single in singles}) == 6  # different noise, different gradients
+
+
+def test_a_renoised_start_has_the_schedules_mean_and_spread() -> None:
+    trainer = refl()
+    batch, restorer = trainer.micro_batch(0), trainer.restorer
+    condition, prompts = restorer.condition(batch.lq), restorer.encode_prompts(batch.prompts)
+    start = restorer.rollout(condition, prompts, trainer.rollout, batch.rng)
+    prediction = restorer.predict(start, condition, prompts)
+    assert torch.equal(restorer.denoiser.decode(prediction.latents), prediction.images)
+    latents = torch.full((64, 48, 16, 16), 0.5)
+    again = restorer.renoise(start, latents, batch.rng)
+    alpha_bar = float(restorer.denoiser.alpha_bar[start.timestep])
+    assert again.timestep == start.timestep
+    assert float(again.latents.mean()) == pytest.approx(0.5 * alpha_bar**0.5, abs=1e-3)
+    assert float(again.latents.std()) == pytest.approx((1 - alpha_bar) ** 0.5, rel=1e-2)
+
+
+def test_what_starts_from_no_noise_cannot_be_renoised() -> None:
+    with pytest.raises(UserError, match=r"rollout\.renoise"):
+        refl(tiny.osediff, rollout={"steps": 1, "gradient_window": 1, "eta": (0.0, 1.0), "renoise": 2})
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_normalised_losses_have_the_gradient_of_x0_in_the_networks_output(prediction_type: str) -> None:
+    """|∂x0/∂output| = gain, measured by autograd; divided by it, an equal change of x0 weighs the same at every t."""
+    denoiser = tiny.denoiser(prediction_type).double()
+    for timestep in (1, 21, 999):
+        output = torch.zeros(1, 48, 2, 2, dtype=torch.float64, requires_grad=True)
+        x0, _ = denoiser.split(torch.randn_like(output), output, timestep)
+        (slope,) = torch.autograd.grad(x0.sum(), output)
+        assert float(slope.abs().mean()) == pytest.approx(float(denoiser.gain(timestep)), rel=1e-9)
+    plain, normalised = double(), double(normalise=True)
+    for trainer in (plain, normalised):
+        one = next(trainer.gradient_steps(trainer.micro_batch(0)))
+        one.loss.backward()
+    weights = normalised.weights
+    gain = normalised.restorer.denoiser.gain(normalised.restorer.rollout(*_start(normalised)).timestep)
+    assert float(gain) != 1
+    terms = one.terms
+    of_images = weights.reward * terms.reward + weights.lowpass * terms.lowpass + weights.perceptual * terms.perceptual
+    torch.testing.assert_close(one.loss, of_images / gain + weights.regulariser * terms.regulariser)
+    assert not torch.allclose(gradients(plain), gradients(normalised))
+
+
+def _start(trainer: ReFL):  # type: ignore[no-untyped-def]
+    batch = trainer.micro_batch(0)
+    prompts = trainer.restorer.encode_prompts(batch.prompts)
+    return trainer.restorer.condition(batch.lq), prompts, trainer.rollout, batch.rng
+
+
+def test_conditions_of_faces_seen_before_are_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, calls = refl(condition_cache_mb=1), []
+    encode = trainer.restorer.condition
+    monkeypatch.setattr(trainer.restorer, "condition", lambda lq: calls.append(len(lq)) or encode(lq))
+    batch = trainer.micro_batch(0)
+    state = batch.rng.get_state()
+    losses = []
+    for _ in range(2):
+        batch.rng.set_state(state)
+        losses.append(float(next(trainer.gradient_steps(batch)).loss.detach()))
+    assert calls == [2]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_gives_nearly_the_same_gradient(precision: str) -> None:
+    """Networks run in half precision; losses, weights and optimiser stay fp32, and fp16's scale leaves the gradient."""
+    exact, half = refl(), refl(precision=precision)
+    exact.step(0)
+    for _ in range(20):  # fp16 begins by finding a scale that does not overflow; nothing moves meanwhile
+        if "grad_norm" in half.step(0)[0]:
+            break
+    one, other = gradients(exact), gradients(half)
+    assert one.dtype == other.dtype == torch.float32
+    cosine = torch.nn.functional.cosine_similarity(one, other, dim=0)
+    assert float(cosine) > 0.95
+    assert float(other.norm() / one.norm()) == pytest.approx(1, abs=0.2)
+    assert not torch.equal(one, other)
+    assert half.scaler.is_enabled() == (precision == "fp16")
+
+
+def test_an_fp16_gradient_that_overflows_skips_the_step_and_lowers_the_scale() -> None:
+    trainer = refl(precision="fp16", learning_rate=0.1)
+    before = [p.detach().clone() for p in trainer.trained]
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1e38)
+    figures, _ = trainer.step(0)
+    assert "grad_norm" not in figures
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.trained, strict=True))
+    assert trainer.scaler.get_scale() < 1e38
 
 
 def test_no_reward_never_runs_the_reward_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,62 +252,6 @@ def test_variants_share_batches_and_noise() -> None:
     assert ours.keys == control.keys
     assert ours.prompts == control.prompts
     assert torch.equal(ours.rng.get_state(), control.rng.get_state())
-
-
-def watch(restorer: object) -> dict[str, float]:
-    return {"val_lmd_68": 1.0, "val_reward": 0.0, "val_id_dlib": 0.5}
-
-
-def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = iter(range(100))
-
-    def falling(restorer: object) -> dict[str, float]:
-        return watch(restorer) | {"val_lmd_68": 1.0 / (1 + next(seen))}
-
-    whole = refl()
-    curve = train(whole, falling, tmp_path / "whole", "x")
-    killed = refl()
-    original, calls = ReFL.step, []
-
-    def dies(self: ReFL, number: int):  # type: ignore[no-untyped-def]
-        calls.append(number)
-        if number == 5:
-            raise KeyboardInterrupt
-        return original(self, number)
-
-    seen = iter(range(100))
-    monkeypatch.setattr(ReFL, "step", dies)
-    with pytest.raises(KeyboardInterrupt):
-        train(killed, falling, tmp_path / "killed", "x")
-    monkeypatch.setattr(ReFL, "step", original)
-    again = refl()
-    seen = iter(range(2, 100))
-    resumed = train(again, falling, tmp_path / "killed", "x")
-    assert calls == [0, 1, 2, 3, 4, 5]
-    assert [row["step"] for row in resumed] == [row["step"] for row in curve]
-    assert [row.get("loss") for row in resumed] == [row.get("loss") for row in curve]
-    for a, b in zip(whole.trained, again.trained, strict=True):
-        assert torch.equal(a, b)
-
-
-def test_the_kept_weights_are_those_with_the_smallest_landmark_distance(tmp_path: Path) -> None:
-    trainer, values, kept = refl(), iter([3.0, 1.0, 2.0]), []
-
-    def scripted(restorer: object) -> dict[str, float]:
-        kept.append([p.detach().clone() for p in trainer.trained])
-        return watch(restorer) | {"val_lmd_68": next(values)}
-
-    train(trainer, scripted, tmp_path, "x")
-    assert all(torch.equal(a, b) for a, b in zip(kept[1], trainer.trained, strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(kept[2], trainer.trained, strict=True))
-
-
-def test_a_broken_loss_is_a_clear_error(tmp_path: Path) -> None:
-    trainer = refl()
-    with torch.no_grad():
-        trainer.trained[0].fill_(float("nan"))
-    with pytest.raises(UserError, match="not finite"):
-        train(trainer, watch, tmp_path, "x")
 
 
 def test_only_train_faces_are_accepted() -> None:

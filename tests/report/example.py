@@ -16,8 +16,8 @@ from pipeline.evaluation.summary import benchmark, restorer_comparisons
 from pipeline.images import Pixels, encode_png
 from pipeline.runtime import rng, stable_hash, write_json, write_text
 
-VARIANTS = ("base", "full", "no_reward", "more_base")
-RESTORERS = ("diffbir", "osediff")
+VARIANTS = ("base", "full", "no_reward", "more_base", "structure", "reward", "static")
+RESTORERS = ("diffbir", "osediff", "gfpgan")
 REPORT = {
     "title": "DiffusionReward on drawn faces",
     "first_faces": 20,
@@ -26,7 +26,7 @@ REPORT = {
     "zoom_faces": 3,
     "headline": ["id_dlib", "lmd_68", "stlpips_vgg"],
 }
-# mean, spread over faces, and the shift of each variant from the LQ
+# mean, spread over faces, and the shift of each variant from the LQ; an ablation that isn't named lies at `no_reward`
 METRICS: dict[str, tuple[float, float, dict[str, float]]] = {
     "id_dlib": (0.55, 0.05, {"base": 0.06, "full": 0.01, "no_reward": 0.012, "more_base": 0.055}),
     "lmd_68": (1.10, 0.20, {"base": 0.0, "full": -0.14, "no_reward": -0.13, "more_base": -0.01}),
@@ -57,6 +57,10 @@ def blurred(image: Pixels, sigma: float) -> Pixels:
     return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
 
 
+def _shift(shifts: dict[str, float], variant: str) -> float:
+    return shifts.get(variant, shifts["no_reward"] if variant in VARIANTS else 0.0)
+
+
 def scores(ids: list[str]) -> list[dict[str, Any]]:
     rows = []
     faces = {name: rng("face level", name).normal(size=len(ids)) for name in METRICS}
@@ -65,7 +69,7 @@ def scores(ids: list[str]) -> list[dict[str, Any]]:
         columns = {}
         for name, (mean, spread, shifts) in METRICS.items():
             own = rng("own", model, name).normal(size=len(ids)) * spread * 0.3
-            columns[name] = mean + spread * faces[name] + own + shifts.get(variant, 0.0)
+            columns[name] = mean + spread * faces[name] + own + _shift(shifts, variant)
             if model == "hq":
                 columns[name] = columns[name] + 0.15 if name.startswith("reward") else np.full(len(ids), np.nan)
         for place, face_id in enumerate(ids):
@@ -98,13 +102,13 @@ def write_tables(root: Path, ids: list[str], size: int) -> list[dict[str, Any]]:
             for i in ids
         ],
     )
-    sharpness = {"base": 38, "full": 90, "no_reward": 80, "more_base": 42}
+    sharpness = {"base": 38, "full": 90, "more_base": 42}
     tables.write(
         RESTORED,
         root / "data/restored",
         [
             {"model": f"{r}/{v}", "face_id": i, "sample": 0, "seed": 1}
-            | {"image": cell(encode_png(blurred(hq[i], size / sharpness[v])), i)}
+            | {"image": cell(encode_png(blurred(hq[i], size / sharpness.get(v, 80))), i)}
             for r in RESTORERS
             for v in VARIANTS
             for i in ids
@@ -126,7 +130,61 @@ def write_tables(root: Path, ids: list[str], size: int) -> list[dict[str, Any]]:
     return rows
 
 
-def write_metrics(root: Path, rows: list[dict[str, Any]]) -> None:
+def further() -> dict[str, Any]:
+    """The keys of metrics/benchmark.json that a run may lack."""
+    by_model = {r: {"base": 31.5, "refl": 24.25} for r in RESTORERS}
+    made_by = {"weights": {}, "library": {}}
+    held_out = {"roles": ["held_out"], "protocols": ["standard"]}
+    interval = {"mean": 0.123, "ci95": [0.111, 0.135], "n": 24}
+    names = [f"{r}/{v}" for r in RESTORERS for v in ("base", "full")] + ["lq"]
+    strengths = {
+        m: {"strength": 0.5 - k / 4, "ci95": [0.4 - k / 4, 0.6 - k / 4], "win_rate": 0.7 - k / 12}
+        for k, m in enumerate(names)
+    }
+    judge = {"n": 24, "comparisons": 504, "ties": 3, "models": strengths, "wins": {}}
+    return {
+        "frechet": {
+            "test": {
+                "frechet_dlib": {
+                    **{"label": "Fréchet distance (dlib ResNet)", "features": "dlib's 128-D embedding", "dims": 128},
+                    **{"against": "the HQ test faces", "n_reference": 24, "floor": 3.125, "note": "n is small."},
+                    "scores": {
+                        **{r: {v: {"value": x, "n": 24} for v, x in one.items()} for r, one in by_model.items()},
+                        "lq": {"base": {"value": 55.75, "n": 24}},
+                    },
+                    **held_out,
+                    **made_by,
+                }
+            }
+        },
+        "diversity": {
+            "test": {
+                **{"metric": "stlpips_vgg", "label": "ST-LPIPS (VGG)", "samples": 3, "n": 24, **made_by},
+                "scores": {r: {"base": interval, "refl": interval} for r in RESTORERS},
+                "improvement": {"diffbir": {"delta": -0.0421, "ci95": [-0.0512, -0.0333], "p": 0.001, "n": 24}},
+            }
+        },
+        "bradley_terry": {
+            "test": {"reward_heldout": judge | {"label": "Reward (held-out FRM)", "roles": ["held_out"]}},
+            "preference": {"simulated": judge | {"label": "simulated annotators", "roles": ["in_labels"]}},
+        },
+        "seeds": {
+            "test": {
+                "diffbir": {
+                    "refl": {"id_dlib": {"n": 2, "mean": 0.5612, "std": 0.0034, "values": [0.5588, 0.5636]}},
+                    "refl-base": {
+                        "id_dlib": {"n": 2, "mean": -0.0499, "std": 0.0041, "values": [-0.0528, -0.047]},
+                    },
+                }
+            }
+        },
+        "restorers": {
+            r: {"params": 1_834_211, "flops": 2_345_678_901, "flops_batch": 1, "size": 64} for r in RESTORERS
+        },
+    }
+
+
+def write_metrics(root: Path, rows: list[dict[str, Any]], with_further: bool) -> None:
     result = benchmark(
         "test",
         pd.DataFrame(rows),
@@ -142,7 +200,19 @@ def write_metrics(root: Path, rows: list[dict[str, Any]]) -> None:
         resamples=500,
         seed=0,
     )
-    write_json(root / "metrics/benchmark.json", result)
+    write_json(root / "metrics/benchmark.json", result | (further() if with_further else {}))
+    for restorer in RESTORERS:
+        for variant in VARIANTS[1:]:
+            ends = {"val_reward": 0.25, "val_reward_heldout": 0.22, "val_id_dlib": 0.62, "val_lmd_68": 1.1}
+            kept = {
+                "step": 150.0,
+                "val_reward": 0.31,
+                "val_reward_heldout": 0.21,
+                "val_id_dlib": 0.57,
+                "val_lmd_68": 1.0,
+            }
+            report = {"first": {"step": 0.0, **ends}, "last": kept, "kept": kept}
+            write_json(root / f"metrics/refl/{restorer}-{variant}.json", report)
     headline = {"accuracy": 0.872, "ci95": [0.83, 0.91], "n": 240, "faces": 36}
     write_json(
         root / "metrics/frm.json",
@@ -205,11 +275,11 @@ def write_plots(root: Path) -> None:
         write_text(root / f"plots/{name}.csv", pd.DataFrame(rows).to_csv(index=False))
 
 
-def write_run(root: Path, faces: int = 24, size: int = 64) -> None:
-    """The outputs of a whole run under `root`, with a params.yaml."""
+def write_run(root: Path, faces: int = 24, size: int = 64, with_further: bool = True) -> None:
+    """The outputs of a whole run under `root`, with a params.yaml; `with_further`: with every optional key."""
     ids = sorted(stable_hash("face", place)[:32] for place in range(faces))
     rows = write_tables(root, ids, size)
-    write_metrics(root, rows)
+    write_metrics(root, rows, with_further)
     write_plots(root)
     runtime = {"device": "cpu", "threads": 1, "num_workers": 1, "joblib_backend": "loky", "progress": False}
     params = {"seed": 0, "report": REPORT, "runtime": runtime}

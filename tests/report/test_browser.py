@@ -37,7 +37,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1600, 1280, 390])
 def test_it_opens_alone_without_errors_and_fits(browser: Any, address: str, scheme: str, width: int) -> None:
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     requests: list[str] = []
@@ -66,11 +66,29 @@ def test_the_slider_moves_by_keyboard_and_takes_the_face_that_is_clicked(browser
     assert page.evaluate("document.querySelector('.slider').style.getPropertyValue('--at')").strip() == "60%"
     face = page.locator(".strip[data-face]").nth(3)
     face.locator("img").first.click()
-    assert page.inner_text(".which code") == face.get_attribute("data-face")[:12]
+    assert page.input_value("[data-choice=face]") == face.get_attribute("data-face")
     assert page.get_attribute(".slider .before", "src") == face.locator("img").first.get_attribute("src")
-    page.select_option("[data-side=after]", "hq")
+    for slider in page.locator(".slider").all():  # each restorer shows its own
+        own = face.locator(f"img[data-model='{slider.get_attribute('data-restorer')}/full']")
+        assert slider.locator(".after").get_attribute("src") == own.get_attribute("src")
+    page.select_option("[data-choice=after]", "hq")
     assert page.get_attribute(".slider .after", "src") == face.locator("img").last.get_attribute("src")
-    assert page.inner_text(".tag.right") == "HQ"
+    assert page.locator(".tag.right").first.inner_text() == "HQ"
+    page.select_option("[data-choice=face]", index=21)  # without a pointer: the second of the worst
+    worst = page.locator(".strip[data-face]").nth(21)
+    assert page.get_attribute(".slider .after", "src") == worst.locator("img").last.get_attribute("src")
+    page.close()
+
+
+def test_what_scrolls_can_be_reached_by_keyboard(browser: Any, address: str) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.goto(address)
+    stuck = page.evaluate(
+        """[...document.querySelectorAll('main *')].filter(one => one.scrollWidth > one.clientWidth + 1
+            && ['auto', 'scroll'].includes(getComputedStyle(one).overflowX) && one.tabIndex < 0)
+            .map(one => one.className)"""
+    )
+    assert stuck == []
     page.close()
 
 
@@ -78,7 +96,11 @@ def test_printed_it_hides_what_needs_a_pointer_and_stays_light(browser: Any, add
     page = browser.new_page(viewport={"width": 794, "height": 1123}, color_scheme="dark")
     page.goto(address)
     page.emulate_media(media="print", color_scheme="dark")
-    assert not page.is_visible(".slider-box")
+    assert not page.is_visible(".compare")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")  # emulation does not send it
+    assert page.is_visible("details.comparison table")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not page.is_visible("details.comparison table")
     assert not page.is_visible(".top")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate("document.querySelector('.scores').getBoundingClientRect().right") <= 794

@@ -1,6 +1,8 @@
 """The whole report from a synthetic run: what it says, that it needs nothing but itself, and its bytes."""
 
 import base64
+import csv
+import io
 import json
 import re
 import shutil
@@ -36,7 +38,7 @@ def page(run) -> str:
 
 
 def test_the_page_needs_nothing_but_itself(page):
-    addresses = re.findall(r"""(?:src|href|action|poster|srcset)\s*=\s*["']([^"']*)""", page)
+    addresses = re.findall(r"""\s(?:src|href|action|poster|srcset)\s*=\s*["']([^"']*)""", page)
     assert addresses
     assert {a.split(":")[0] for a in addresses if not a.startswith("#")} == {"data"}
     for reaching_out in ("http://", "https://", "url(", "@import", "fetch(", "XMLHttpRequest", "import("):
@@ -51,11 +53,19 @@ def test_the_same_data_gives_the_same_bytes(run, page, monkeypatch):
 
 def test_bad_news_comes_first(page):
     lead = re.search(r'<p class="lead">(.*?)</p>', page, re.S).group(1)
-    assert "worse than the untouched input on identity" in lead
-    assert "DiffBIR ReFL" in lead
-    assert page.index(lead) < page.index("ReFL against its own base")
-    assert page.index("ReFL against its own base") < page.index("the reward itself adds")
-    assert page.index("the reward itself adds") < page.index("All 1,200 preference votes are simulated (4 simulated")
+    assert "worse than the untouched input on identity" in lead.replace("Worse", "worse")
+    order = [
+        page.index(text)
+        for text in (
+            lead,
+            "Different people are 0.660 apart on average",
+            "Against its own base, ReFL",
+            "What the reward itself adds",
+            "All 1,200 preference votes are simulated (4 simulated",
+            'class="tiles"',
+        )
+    ]
+    assert order == sorted(order)
 
 
 def test_first_faces_are_the_first_by_id_and_the_worst_are_the_worst(run, page):
@@ -72,7 +82,7 @@ def test_pictures_are_the_images_of_the_tables_unchanged(run, page):
     face = tables.read(tables.FACES, run / "data/faces").to_pylist()[0]
     strip = re.search(rf'data-face="{ids[0]}">(.*?)</div>', page, re.S).group(1)
     models = re.findall(r'data-model="([^"]+)"', strip)
-    assert models == ["lq", "diffbir/base", "diffbir/full", "osediff/base", "osediff/full", "hq"]
+    assert models == ["lq", *(f"{r}/{v}" for r in ("diffbir", "osediff", "gfpgan") for v in ("base", "full")), "hq"]
     last = re.findall(r'src="data:image/png;base64,([^"]+)"', strip)[-1]
     assert base64.b64decode(last) == face["image"]["bytes"]
 
@@ -88,9 +98,73 @@ def test_every_mean_is_in_the_table_with_its_interval(run, page):
     assert "0.544" in table
     models = re.findall(r'<th scope="row">(.*?)</th>', table)
     assert models[0] == "LQ input"
-    assert models[1:5] == [
-        f"DiffBIR · {v}" for v in ("base", "base, trained longer", "ReFL without reward", "ReFL (full)")
+    assert models[1:-2] == [f"{r} · {v}" for r in ("DiffBIR", "OSEDiff", "GFPGAN") for v in ("base", "ReFL (full)")]
+    assert models[-2:] == ["HQ original", "Different people"]
+
+
+def test_the_ablation_judges_every_variant_against_full(run, page):
+    benchmark = json.loads((run / "metrics/benchmark.json").read_text())
+    table = re.search(r'aria-label="Ablation of GFPGAN">(.*?)</table>', page, re.S).group(1)
+    rows = re.findall(r'<tr class="[^"]*"><th scope="row">(.*?)</th>(.*?)</tr>', table, re.S)
+    assert [label for label, _ in rows] == [
+        *("LQ input", "base", "base, trained longer", "ReFL without reward", "structure losses only"),
+        *("structure + reward", "ReFL with a static FRM", "ReFL (full)", "Different people"),
     ]
+    parts = {label: re.findall(r'class="part( on)?">(\w)', cells) for label, cells in rows}
+    assert [letter for on, letter in parts["ReFL with a static FRM"] if on] == ["S", "R", "K"]
+    assert [letter for on, letter in parts["structure losses only"] if on] == ["S"]
+    assert parts["base"] == []
+    by_label = dict(rows)
+    for label, comparison in (
+        ("LQ input", "full-lq"),
+        ("base", "full-base"),
+        ("ReFL without reward", "full-no_reward"),
+    ):
+        judged = benchmark["comparisons"]["test"]["gfpgan"][comparison]
+        assert by_label[label].count("▼") == sum(entry["better"] for entry in judged.values())  # full is better
+        assert by_label[label].count("▲") == sum(entry["worse"] for entry in judged.values())
+    assert not re.search("[▲▼]", by_label["ReFL (full)"])
+
+
+def test_tables_travel_in_the_page_as_the_files_beside_it(run, page):
+    links = dict(re.findall(r'<a download="([^"]+)" href="data:[^"]*;base64,([^"]+)"', page))
+    beside = {path.name: path.read_bytes() for path in (run / "data/report").iterdir() if path.suffix != ".html"}
+    assert {name: base64.b64decode(uri) for name, uri in links.items()} == beside
+    assert set(beside) == {
+        f"{name}.{kind}" for name in ("means", "ablation", "comparisons") for kind in ("csv", "tex", "md")
+    }
+    benchmark = json.loads((run / "metrics/benchmark.json").read_text())
+    for row in csv.DictReader(io.StringIO(beside["means.csv"].decode())):
+        entry = benchmark["scores"][row["dataset"]][row["restorer"]][row["variant"]][row["metric"]]
+        assert float(row["mean"]) == pytest.approx(entry["mean"], rel=1e-5)
+        assert (float(row["lo"]), float(row["hi"])) == pytest.approx(tuple(entry["ci95"]), rel=1e-5)
+        assert ("held_out" in row["roles"]) == (row["metric"] in ("id_dlib", "reward_heldout"))
+    ablation = list(csv.DictReader(io.StringIO(beside["ablation.csv"].decode())))
+    switches = {
+        row["variant"]: "".join(row[p] for p in ("structure", "reward", "regulariser", "dynamic")) for row in ablation
+    }
+    assert switches["refl"] == "1111"
+    assert (switches["static"], switches["reward"], switches["structure"]) == ("1110", "1100", "1000")
+    assert (switches["no_reward"], switches["more_base"], switches["lq"]) == ("1010", "0000", "0000")
+
+
+def test_what_a_run_lacks_leaves_no_trace_and_what_it_has_is_shown(tmp_path, page, monkeypatch):
+    section = re.search(r'<section id="further">(.*?)</section>', page, re.S).group(1)
+    titles = re.findall(r"<h3>([^<]*?) ?(?:<|$)", section)
+    assert titles == [
+        "Fréchet distance of whole sets",
+        "Who wins, judged by: Reward (held-out FRM)",
+        "Who wins, judged by: simulated annotators",
+        *("Diversity across seeds", "Training again with other seeds", "Size of the restorers"),
+    ]
+    assert "two random halves of the originals" in section
+    assert re.search(r"DiffBIR · ReFL \(full\)</th><td>24.25</td>", section)
+    assert re.search(r"DiffBIR · ReFL − base · Identity[^<]*</th><td>−0.050 ± 0.004</td>", section)
+    write_run(tmp_path, 20, size=32, with_further=False)
+    monkeypatch.chdir(tmp_path)
+    bare = render(gather(Inputs(tmp_path), ReportParams(**REPORT)))
+    assert 'id="further"' not in bare
+    assert "#further" not in bare
 
 
 def test_held_out_is_said_of_nothing_else(page):

@@ -1,33 +1,56 @@
-// Before/after slider, and which section of the page is being read. Without scripts everything else still shows.
+// Before/after sliders, which section is being read, and details opened for paper. Without scripts the rest still shows.
 (() => {
-  const slider = document.querySelector(".slider");
   const faces = new Map();
   for (const strip of document.querySelectorAll(".strip[data-face]")) {
     const images = new Map([...strip.querySelectorAll("img")].map((image) => [image.dataset.model, image.src]));
     faces.set(strip.dataset.face, images);
   }
-  let face = document.querySelector(".strip[data-face]").dataset.face;
+  const choice = Object.fromEntries(
+    [...document.querySelectorAll("[data-choice]")].map((select) => [select.dataset.choice, select]),
+  );
 
   const show = () => {
-    for (const select of document.querySelectorAll("[data-side]")) {
-      slider.querySelector("." + select.dataset.side).src = faces.get(face).get(select.value);
-      const tag = slider.querySelector(select.dataset.side === "before" ? ".tag.left" : ".tag.right");
-      tag.textContent = select.selectedOptions[0].textContent;
+    const images = faces.get(choice.face.value);
+    for (const slider of document.querySelectorAll(".slider")) {
+      for (const side of ["before", "after"]) {
+        const { value, selectedOptions } = choice[side];
+        const source = images.get(value) ?? images.get(slider.dataset.restorer + "/" + value);
+        if (!source) continue; // a restorer without this variant keeps what it shows
+        const name = selectedOptions[0].textContent;
+        const place = side === "before" ? "left" : "right";
+        const shown = slider.querySelector("." + side);
+        shown.src = source;
+        shown.alt = place + ": " + name;
+        slider.querySelector(".tag." + place).textContent = name;
+      }
     }
-    document.querySelector(".which code").textContent = face.slice(0, 12);
   };
 
-  slider.querySelector("input").addEventListener("input", (event) => {
-    slider.style.setProperty("--at", event.target.value + "%");
-  });
-  for (const select of document.querySelectorAll("[data-side]")) select.addEventListener("change", show);
-  for (const image of document.querySelectorAll(".strip img")) {
-    image.addEventListener("click", () => {
-      face = image.closest(".strip").dataset.face;
-      show();
-      slider.scrollIntoView({ block: "center" });
+  for (const select of Object.values(choice)) select.addEventListener("change", show);
+  for (const slider of document.querySelectorAll(".slider")) {
+    slider.querySelector("input").addEventListener("input", (event) => {
+      slider.style.setProperty("--at", event.target.value + "%");
     });
   }
+  for (const image of document.querySelectorAll(".strip img")) {
+    image.addEventListener("click", () => {
+      choice.face.value = image.closest(".strip").dataset.face;
+      show();
+      document.querySelector(".compare").scrollIntoView({ block: "start" });
+    });
+  }
+
+  const closed = new Set();
+  addEventListener("beforeprint", () => {
+    for (const details of document.querySelectorAll("details.printed:not([open])")) {
+      details.open = true;
+      closed.add(details);
+    }
+  });
+  addEventListener("afterprint", () => {
+    for (const details of closed) details.open = false;
+    closed.clear();
+  });
 
   const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
   const watch = new IntersectionObserver(
@@ -35,7 +58,9 @@
       for (const entry of entries) {
         if (!entry.isIntersecting) continue;
         for (const link of links.values()) link.classList.remove("here");
-        links.get(entry.target.id).classList.add("here");
+        const here = links.get(entry.target.id);
+        here.classList.add("here");
+        here.parentElement.scrollLeft = here.offsetLeft - here.parentElement.offsetLeft - 40;
       }
     },
     { rootMargin: "-15% 0px -75% 0px" },

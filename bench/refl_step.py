@@ -1,0 +1,300 @@
+"""One ReFL micro-step at full Stable Diffusion 2.1 size, ours against the published schedule.
+
+`python -m bench.refl_step` prints, each on its own, never multiplied into one number:
+- FLOPs of a micro-step at 512 px, batch 1 (torch.utils.flop_counter, meta device), the same gradient both ways;
+- how many micro-batches' gradients an optimiser step applies, from a real run of a tiny model;
+- FLOPs per gradient and gradient variance with `rollout.renoise`;
+- on a GPU: seconds and peak memory of a micro-step with randomly initialised full-size weights.
+
+The published schedule (method.md section 4) is rebuilt here: the frozen ControlNet runs at every rollout step, HQ is
+VAE-encoded for its shape, HQ perceptual features and both texts are recomputed, the loop clears gradients at every
+micro-batch. Perceptual net on both sides: ST-LPIPS VGG. No cleaner on either side (it would favour ours).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import torch
+import typer
+from accelerate import Accelerator
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from pipeline.refl.cache import PerFace
+from pipeline.refl.params import VARIANTS, ReflParams
+from pipeline.refl.trainer import GradientStep, MicroBatch, ReFL
+from pipeline.restorers.denoiser import Denoiser, PromptEncoder
+from pipeline.restorers.diffbir import DiffBIR, new_controlnet
+from pipeline.restorers.schedule import sd21_scheduler
+from pipeline.reward.model import FaceRewardModel
+from pipeline.reward.params import RewardConfig
+from pipeline.training import Images, count_flops, images_of
+from tests import tiny
+from tests.refl.recipe import params as tiny_params
+
+SIZE, STEPS, WINDOW = 512, 50, 2
+UNET = {
+    "sample_size": 64,
+    "in_channels": 4,
+    "out_channels": 4,
+    "cross_attention_dim": 1024,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    "layers_per_block": 2,
+    "attention_head_dim": [5, 10, 20, 20],
+    "use_linear_projection": True,
+}
+VAE = {
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "sample_size": SIZE,
+    "scaling_factor": 0.18215,
+}
+TEXT = {
+    "vocab_size": 49408,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "max_position_embeddings": 77,
+    "hidden_act": "gelu",
+}
+OFFICIAL: dict[str, object] = {
+    "batch_size": 1,
+    "accumulation": 4,
+    "learning_rate": 5e-5,
+    "weights": {"reward": 0.005, "lowpass": 0.01, "perceptual": 0.01, "regulariser": 1e-4},
+    "lowpass_levels": 3,
+    "perceptual_net": "vgg",
+    "cache_mb": 4000,
+    "condition_cache_mb": 100,
+}
+
+
+def full_size(kind: type[DiffBIR], device: str) -> DiffBIR:
+    """SD 2.1-base with a ControlNet over it, randomly initialised on `device`."""
+    with torch.device(device):
+        unet = UNet2DConditionModel(**UNET)
+        text = PromptEncoder(CLIPTextModel(CLIPTextConfig(**TEXT)))
+        denoiser = Denoiser(unet, AutoencoderKL(**VAE), text, sd21_scheduler("epsilon"))
+        controlnet = new_controlnet(denoiser)
+    denoiser.alpha_bar = denoiser.alpha_bar.to(device)
+    return kind(denoiser.eval(), controlnet.eval(), SIZE, STEPS, 1.0, Path("denoiser"))
+
+
+def face_reward(device: str) -> FaceRewardModel:
+    """HPSv2's architecture, randomly initialised."""
+    with torch.device(device):
+        model = FaceRewardModel.from_config(RewardConfig(architecture="ViT-H-14", default_caption="a face"))
+    return model.eval().requires_grad_(False)
+
+
+class PublishedDiffBIR(DiffBIR):
+    """The frozen ControlNet runs at every rollout step, though only the gradient step uses it."""
+
+    @torch.no_grad()
+    def _step(self, latents: torch.Tensor, now: int, after: int | None, condition: torch.Tensor,
+              prompts: torch.Tensor, eta: float, noise: torch.Tensor | None) -> torch.Tensor:  # fmt: skip
+        assert self.frozen is not None
+        time_ = torch.full((len(latents),), now, device=latents.device)
+        self.controls(self.frozen, latents, time_, condition, prompts)
+        return super()._step(latents, now, after, condition, prompts, eta, noise)
+
+
+class Published(ReFL):
+    """Nothing is kept between steps, and HQ is encoded for its shape."""
+
+    def gradient_steps(self, batch: MicroBatch) -> Iterator[GradientStep]:
+        restorer = cast(DiffBIR, self.restorer)
+        self.cache.kept.clear()
+        self.conditions.kept.clear()
+        restorer.denoiser.text._cached.cache_clear()
+        self.frm._text_cache.clear()
+        with torch.no_grad(), self.autocast():
+            restorer.denoiser.encode(batch.hq)
+        yield from super().gradient_steps(batch)
+
+
+def trainer(published: bool, device: str, steps: int, window: int = 1, **changes: object) -> ReFL:
+    """A full-size trainer; on the meta device without Accelerate, which knows only real ones."""
+    restorer = full_size(PublishedDiffBIR if published else DiffBIR, device)
+    rollout = {"steps": steps, "gradient_window": window, "eta": (0.0, 1.0), "renoise": changes.pop("renoise", 1)}
+    settings: ReflParams = tiny_params(**(OFFICIAL | {"rollout": rollout} | changes))
+    accelerator: Any = Accelerator() if device == "cuda" else SimpleNamespace(
+        device=torch.device(device), num_processes=1, process_index=0
+    )  # fmt: skip
+    made = (Published if published else ReFL)(
+        restorer, face_reward(device), settings, VARIANTS["full"], faces(), 0, accelerator
+    )
+    if device == "meta":
+        made.autocast = contextlib.nullcontext  # type: ignore[assignment]
+        made.lowpass.forward = lambda images: made.lowpass.transform(images)[0]  # type: ignore[method-assign]
+    return made
+
+
+def faces() -> Images:
+    return images_of(tiny.dataset(count=2, size=SIZE))
+
+
+def flops(published: bool, renoise: int = 1) -> float:
+    """FLOPs of one micro-step with its backward pass, caches warm, the mean over the gradient window.
+
+    Every rollout step costs the same, so rollouts of 1 and 2 steps give the cost of any.
+    """
+    short, longer = (_counted(published, steps, renoise) for steps in (2, 3))
+    rollout_steps = STEPS - 1 - (WINDOW - 1) / 2
+    return short + (rollout_steps - 1) * (longer - short)
+
+
+def _counted(published: bool, steps: int, renoise: int) -> int:
+    made = trainer(published, "meta", steps, renoise=renoise)
+    batch = made.micro_batch(0)
+    for cache in (made.cache, made.conditions):
+        _on_meta(cache, published)
+    # fill what is kept between steps
+    made.cache.get(batch.keys, batch.hq, made.perceptual.features)
+    made.conditions.get(batch.keys, batch.lq, lambda lq: [made.restorer.condition(lq)])
+    made.restorer.encode_prompts(batch.prompts)
+    made.frm.text_features(batch.captions)
+
+    def micro_step() -> None:
+        for one in made.gradient_steps(batch):
+            one.loss.backward()
+
+    return count_flops(micro_step)
+
+
+def _on_meta(cache: PerFace, recompute: bool) -> None:
+    """Meta tensors can't be moved to the CPU, where `PerFace` keeps what it computed: keep them as they are."""
+    kept: dict[str, list[torch.Tensor]] = {}
+
+    @torch.no_grad()
+    def get(keys: object, batch: torch.Tensor, compute: Callable[[torch.Tensor], list[torch.Tensor]]) -> Any:
+        if recompute or not kept:
+            kept["all"] = compute(batch)
+        return kept["all"]
+
+    cache.get = get  # type: ignore[method-assign]
+
+
+def counted_micro_batches(published: bool, accumulation: int = 4) -> np.ndarray:
+    """Share of each micro-batch's gradient in the one that a tiny model's optimiser step applies."""
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulation)
+    made = ReFL(tiny.diffbir(), tiny.frm(), tiny_params(accumulation=accumulation), VARIANTS["full"],
+                images_of(tiny.dataset(size=64)), 0, accelerator)  # fmt: skip
+    single = []
+    for index in range(accumulation):
+        made.optimizer.zero_grad()
+        next(made.gradient_steps(made.micro_batch(index))).loss.backward()
+        single.append(gradient(made))
+    made.optimizer.zero_grad()
+    if published:
+        module, optimizer = accelerator.prepare(made.restorer.trained(), made.optimizer)
+        for index in range(accumulation):
+            with accelerator.accumulate(module):
+                loss = next(made.gradient_steps(made.micro_batch(index))).loss
+                optimizer.zero_grad()
+                accelerator.backward(loss)
+                applied = gradient(made)
+                optimizer.step()
+    else:
+        made.step(0)
+        applied = gradient(made)
+    shares, *_ = np.linalg.lstsq(torch.stack(single).double().T.numpy(), applied.double().numpy(), rcond=None)
+    return shares
+
+
+def gradient(made: ReFL) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in made.trained if p.grad is not None]).clone()
+
+
+def variance_ratio(renoise: int, draws: int) -> float:
+    """Total variance of a tiny model's micro-batch gradient with `renoise` steps a rollout, relative to one."""
+    rollout = {"steps": 10, "gradient_window": 2, "eta": (0.0, 1.0), "renoise": renoise}
+    made = ReFL(tiny.diffbir(), tiny.frm(), tiny_params(rollout=rollout), VARIANTS["full"],
+                images_of(tiny.dataset(size=64)), 0, Accelerator(cpu=True))  # fmt: skip
+    found = []
+    for index in range(draws):
+        each = []
+        for one in made.gradient_steps(made.micro_batch(index)):
+            made.optimizer.zero_grad()
+            one.loss.backward()
+            each.append(gradient(made).double())
+        found.append(torch.stack(each))
+    gradients = torch.stack(found)  # [draws, renoise, parameters]
+    return float(gradients.mean(1).var(0).sum() / gradients[:, 0].var(0).sum())
+
+
+def timed(published: bool, precision: str, compiled: bool, channels_last: bool, repeats: int) -> tuple[float, float]:
+    """Seconds of a micro-step on the GPU (median after two to warm up) and peak memory in GiB."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    made = trainer(published, "cuda", STEPS, WINDOW, precision=precision)
+    restorer = cast(DiffBIR, made.restorer)
+    networks = [restorer.denoiser.unet, restorer.controlnet, restorer.frozen, restorer.denoiser.vae]
+    for network in networks:
+        if channels_last:
+            network.to(memory_format=torch.channels_last)
+    if compiled:
+        for network in networks[:3]:
+            network.compile()
+    seconds = []
+    for index in range(repeats + 2):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for one in made.gradient_steps(made.micro_batch(index % 2)):
+            one.loss.backward()
+        if index % 4 == 3:
+            made.optimizer.step()
+            made.optimizer.zero_grad()
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    made.update_reward([(made.micro_batch(0), made.micro_batch(0).hq)])
+    return float(np.median(seconds[2:])), torch.cuda.max_memory_allocated() / 2**30
+
+
+def main(renoise: int = 4, draws: int = 48, repeats: int = 8) -> None:
+    """Print all ratios; `repeats` micro-steps are timed on a GPU."""
+    published, ours = flops(published=True), flops(published=False)
+    print(f"FLOPs per micro-step, {SIZE} px, batch 1, {STEPS} rollout steps, gradient over the last {WINDOW}:")
+    print(f"  published {published / 1e12:.1f} T   ours {ours / 1e12:.1f} T   ours / published {ours / published:.3f}")
+    several = flops(published=False, renoise=renoise) / renoise
+    print(f"FLOPs per gradient, renoise {renoise}: {several / 1e12:.1f} T, of renoise 1: {several / ours:.3f}")
+    ratio = variance_ratio(renoise, draws)
+    print(f"  variance of a micro-step's gradient (tiny model, {draws} draws), of renoise 1: {ratio:.3f}")
+    print(f"  variance × FLOPs per micro-step, of renoise 1: {ratio * renoise * several / ours:.3f} (below 1 pays)")
+    print("Share of each of 4 micro-batches' gradients in what the optimiser applies:")
+    for name, is_published in (("published", True), ("ours", False)):
+        shares = counted_micro_batches(is_published)
+        print(f"  {name:9} {np.round(shares, 3).tolist()}: {int((shares > 0.01).sum())} of 4")
+    if not torch.cuda.is_available():
+        print("Seconds and memory: no GPU here")
+        return
+    print(f"Seconds and peak GiB of a micro-step on {torch.cuda.get_device_name()}:")
+    for name, settings in (
+        ("published fp32, TF32 off", (True, "fp32", False, False)),
+        ("published bf16", (True, "bf16", False, False)),
+        ("ours bf16", (False, "bf16", False, False)),
+        ("ours bf16, channels last", (False, "bf16", False, True)),
+        ("ours bf16, compiled, channels last", (False, "bf16", True, True)),
+    ):
+        seconds, memory = timed(*settings, repeats)
+        print(f"  {name:36} {seconds:7.3f} s   {memory:5.1f} GiB", flush=True)
+
+
+if __name__ == "__main__":
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    typer.run(main)

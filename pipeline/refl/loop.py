@@ -1,0 +1,141 @@
+"""The training loop around `ReFL`: evaluations, checkpoints, early stopping, and what to do when a loss explodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+
+from pipeline.params import UserError
+from pipeline.refl.evaluation import Evaluation
+from pipeline.refl.logs import Log
+from pipeline.refl.params import ExplosionParams
+from pipeline.refl.trainer import Diverged, ReFL
+from pipeline.restorers.protocol import Restorer
+from pipeline.runtime import progress
+from pipeline.training import Checkpoint, Stateful, Trained
+
+Curve = list[dict[str, float]]
+Watch = Callable[[Restorer], Evaluation]
+
+
+def train(refl: ReFL, watch: Watch, scratch: Path, name: str, log: Log | None = None) -> Curve:
+    """Train to the end; leave the weights of the evaluation with the smallest landmark distance in the restorer.
+
+    Returns the curve: the losses' means since the last evaluation, and the validation figures. A checkpoint in
+    `scratch` is taken up again, bit for bit on one CPU. With several processes the first one evaluates, logs and
+    writes. Raises UserError when the loss stops being finite or explodes, and says where the last good weights are.
+    """
+    params, main = refl.params, refl.accelerator.is_main_process
+    log = log if log and main else Log()
+    weights, best = Trained(refl.restorer.trained()), _Kept()
+    objects: dict[str, Stateful] = {
+        "weights": weights,
+        "optimizer": refl.optimizer,
+        "scaler": refl.scaler,
+        "frm": refl.frm,
+        "frm_optimizer": refl.frm_optimizer,
+        "best": best,
+    }
+    checkpoint = Checkpoint(scratch / f"{name.replace('/', '-')}.pt", objects)
+
+    def evaluate(step: int) -> dict[str, float]:
+        shared: list[dict[str, float]] = [{}]
+        if main:
+            seen = watch(refl.restorer)
+            log.numbers(step, seen.figures)
+            log.picture(step, seen.picture)
+            shared = [dict(seen.figures)]
+        return broadcast_object_list(shared)[0]
+
+    state = checkpoint.load()
+    log.resume(state["step"] if state else 0)
+    if state is None:
+        # the untrained start is shown but not offered: what a run keeps is a trained model, the base stands beside it
+        state = {"step": 0, "curve": [{"step": 0.0, **evaluate(0)}], "rows": [], "losses": []}
+    curve, rows, losses = state["curve"], state["rows"], state["losses"]
+    bar = progress(range(state["step"], params.steps), name, params.steps, shown=main)
+    bar.update(state["step"])
+    for step in bar:
+        if params.patience and sum(row["step"] > best.step for row in curve[1:]) >= params.patience:
+            break
+        try:
+            figures, outputs = refl.step(step)
+            refuse_explosion(step, figures["loss"], losses, params.explosion)
+        except Diverged as error:
+            kept = _keep_last_good(refl, weights, best, checkpoint, scratch / "last_good")
+            raise UserError(f"refl {name}: {error}; lower the learning rate or the loss weights; {kept}") from None
+        done = step + 1
+        rows.append(figures)
+        losses.append(figures["loss"])
+        if params.explosion:
+            del losses[: -params.explosion.window]
+        update = {}
+        if refl.variant.dynamic and done % params.dynamic.every == 0:
+            update = {"frm_loss": refl.update_reward(outputs)}
+        log.numbers(done, figures | update)
+        if done % params.evaluate_every == 0 or done == params.steps:
+            curve.append({"step": float(done), **_means(rows), **evaluate(done)})
+            best.offer(curve[-1]["val_lmd_68"], done, weights)
+            rows.clear()
+            bar.set_postfix(
+                {key: f"{curve[-1][key]:.3f}" for key in ("loss", "val_reward", "val_id_dlib", "val_lmd_68")}
+            )
+        if main and (done % params.checkpoint_every == 0 or done == params.steps):
+            checkpoint.save(step=done, curve=curve, rows=rows, losses=losses)
+    weights.load_state_dict(best.weights)
+    log.close()
+    return curve
+
+
+def refuse_explosion(step: int, loss: float, before: list[float], limit: ExplosionParams | None) -> None:
+    """Raise Diverged where `loss` is over `factor` times the median of the last `window` losses (`before`)."""
+    if limit is None or len(before) < limit.window:
+        return
+    usual = median(before[-limit.window :])
+    if loss > limit.factor * usual:
+        raise Diverged(f"step {step}: the loss exploded, {loss:.3g} after {limit.window} steps of {usual:.3g} (median)")
+
+
+def _means(rows: list[dict[str, float]]) -> Mapping[str, float]:
+    """Means over the rows that have a figure (fp16: no row has the norm of a gradient that overflowed)."""
+    have = {name: [row[name] for row in rows if name in row] for name in dict.fromkeys(k for row in rows for k in row)}
+    return {name: sum(values) / len(values) for name, values in have.items()}
+
+
+def _keep_last_good(refl: ReFL, weights: Trained, best: _Kept, checkpoint: Checkpoint, folder: Path) -> str:
+    """Save a restorer with the best weights so far, else those of the last checkpoint; say where."""
+    if not best.weights:
+        state = checkpoint.load()
+        if state is None:
+            return "no weights were kept, it had neither been evaluated nor checkpointed"
+        what = f"the weights of step {state['step']}, its last checkpoint,"
+    else:
+        weights.load_state_dict(best.weights)
+        what = f"the weights of step {best.step}, its best evaluation by landmarks,"
+    if refl.accelerator.is_main_process:
+        refl.restorer.save(folder)
+    return f"{what} are kept in {folder} (a model for `diffusionreward restore --model`)"
+
+
+class _Kept:
+    """The best weights so far, by a metric that is in no loss."""
+
+    def __init__(self) -> None:
+        self.value, self.step = math.inf, 0
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def offer(self, value: float, step: int, weights: Trained) -> None:
+        if value < self.value:
+            self.value, self.step, self.weights = value, step, weights.state_dict()
+
+    def state_dict(self) -> dict[str, Any]:
+        return vars(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)

@@ -1,0 +1,187 @@
+"""What metrics/benchmark.json holds beyond means and differences: every part is shown where it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.report import charts, tables
+from pipeline.report.tables import ROLE_LABELS
+from pipeline.report.text import (
+    model_label,
+    range_text,
+    restorer_label,
+    share,
+    signed,
+    value_text,
+    variant_label,
+)
+
+Part = dict[str, Any]  # title, intro, head and rows of a table ([label, cells], cells as text), optional chart, roles
+
+
+def gather(benchmark: Mapping[str, Any], dataset: str) -> list[Part]:
+    """Fréchet distances, win rates, diversity, seeds, sizes of the restorers, other datasets."""
+    parts = [
+        *frechet(benchmark.get("frechet", {}), dataset),
+        *win_rates(benchmark.get("bradley_terry", {})),
+        *diversity(benchmark.get("diversity", {}), dataset),
+        *seeds(benchmark, dataset),
+        *sizes(benchmark.get("restorers", {})),
+        *datasets(benchmark, dataset),
+    ]
+    return [part for part in parts if part["rows"]]
+
+
+def frechet(content: Mapping[str, Any], dataset: str) -> list[Part]:
+    """One table for all Fréchet distances: model × distance, below it what sampling alone gives."""
+    entries: Mapping[str, Any] = content.get(dataset, {})
+    if not entries:
+        return []
+    models = dict.fromkeys(
+        (restorer, variant) for one in entries.values() for restorer, by in one["scores"].items() for variant in by
+    )
+    rows: list[tuple[str, list[str]]] = []
+    for restorer, variant in sorted(models, key=_order):
+        found = [one["scores"].get(restorer, {}).get(variant) for one in entries.values()]
+        rows.append((_model(restorer, variant), [value_text(one["value"]) if one else "–" for one in found]))
+    floors = [one.get("floor") for one in entries.values()]
+    if any(floor is not None for floor in floors):
+        rows.append(("two random halves of the originals", [_or_dash(floor) for floor in floors]))
+    notes = dict.fromkeys(
+        f"{one['label']}: {one['features']}, against {one['against']} (n = {one['n_reference']}). {one['note']}".strip()
+        for one in entries.values()
+    )
+    head = [f"{one['label']} ↓{_roles(one)}{_protocols(one)}" for one in entries.values()]
+    return [_part("Fréchet distance of whole sets", " ".join(notes), head, rows)]
+
+
+def win_rates(content: Mapping[str, Any]) -> list[Part]:
+    """Bradley–Terry strengths, one part a judge of each dataset."""
+    parts = []
+    for dataset, judges in content.items():
+        for judge, one in judges.items():
+            models = sorted(one["models"].items(), key=lambda item: -item[1]["strength"])
+            rows = [
+                (model_label(model), [share(entry["win_rate"]), signed(entry["strength"])]) for model, entry in models
+            ]
+            bars = [(model_label(model), entry["strength"], *entry["ci95"]) for model, entry in models]
+            label = one.get("label", judge)
+            intro = (
+                f"{one['comparisons']:,} comparisons on {one['n']:,} faces of {dataset}, {one['ties']:,} ties. "
+                "Strength in logits: a difference of d means odds of e to the d of being preferred; 95 % intervals."
+            )
+            part = _part(f"Who wins, judged by: {label}", intro, ["expected share of wins", "strength"], rows)
+            chart = charts.bars(bars, f"Strength, judged by {label}", "strength, logits") if bars else None
+            simulated = judge == "simulated"
+            parts.append(part | {"chart": chart, "roles": _role_list(one), "simulated": simulated})
+    return parts
+
+
+def diversity(content: Mapping[str, Any], dataset: str) -> list[Part]:
+    """Mean distance between samples of one face: is it kept?"""
+    one = content.get(dataset)
+    if not one:
+        return []
+    rows: list[tuple[str, list[str]]] = []
+    for restorer, variants in one["scores"].items():
+        delta = one.get("improvement", {}).get(restorer)
+        for variant in sorted(variants, key=lambda name: _order((restorer, name))):
+            entry = variants[variant]
+            against = f"{signed(delta['delta'])} ({range_text(delta['ci95'])})" if delta and variant == "refl" else "–"
+            rows.append((_model(restorer, variant), [value_text(entry["mean"]), range_text(entry["ci95"]), against]))
+    intro = f"{one['label']} between {one['samples']} restorations of each of {one['n']} faces: more is more diverse."
+    return [_part("Diversity across seeds", intro, ["mean ↑", "95 % interval", "ReFL − base (95 %)"], rows)]
+
+
+def seeds(benchmark: Mapping[str, Any], dataset: str) -> list[Part]:
+    """Does the result hold when ReFL is trained again with other seeds?"""
+    content: Mapping[str, Any] = benchmark.get("seeds", {}).get(dataset, {})
+    rows: list[tuple[str, list[str]]] = []
+    for restorer, variants in content.items():
+        for variant, metrics in variants.items():
+            name = "ReFL − base" if variant == "refl-base" else variant_label(variant)
+            for metric, entry in metrics.items():
+                label = benchmark["metrics"].get(metric, {}).get("label", metric)
+                shown = signed if variant == "refl-base" else value_text
+                interval = range_text(entry["ci95"]) if entry.get("ci95") else "–"
+                spread = f"{shown(entry['mean'])} ± {value_text(entry['std'])}"
+                values = ", ".join(shown(value) for value in entry["values"])
+                rows.append((f"{restorer_label(restorer)} · {name} · {label}", [spread, interval, values]))
+    intro = "Every seed is a training of its own: mean ± standard deviation over seeds, and Student's 95 % interval."
+    return [_part("Training again with other seeds", intro, ["mean ± SD", "95 % interval", "each seed"], rows)]
+
+
+def sizes(content: Mapping[str, Any]) -> list[Part]:
+    """Parameters and arithmetic of each restorer."""
+    rows: list[tuple[str, list[str]]] = []
+    for name, one in content.items():
+        flops = f"{one['flops'] / 1e9:,.2f}" if one.get("flops") else "–"
+        rows.append((restorer_label(name), [f"{one['params'] / 1e6:,.2f}", flops, f"{one.get('size', '–')}"]))
+    intro = (
+        "Of the base; ReFL changes weights, not sizes. Wall time and memory depend on the machine and stay out of here."
+    )
+    head = ["parameters, millions", "GFLOP for one face", "side, px"]
+    return [_part("Size of the restorers", intro, head, rows)]
+
+
+def datasets(benchmark: Mapping[str, Any], first: str) -> list[Part]:
+    """Means on the other datasets, with what was noticed about each."""
+    parts = []
+    for name in benchmark["scores"]:
+        if name == first:
+            continue
+        about = benchmark.get("datasets", {}).get(name, {})
+        columns = [c for c in tables.columns(benchmark) if _scored(benchmark, name, c["name"])]
+        keep = [place for place, c in enumerate(tables.columns(benchmark)) if c in columns]
+        rows = []
+        for row in tables.rows(benchmark, name):
+            cells = [row["cells"][place] for place in keep]
+            rows.append((row["label"], [f"{c['mean']} ({c['ci']})" if c else "–" for c in cells]))
+        said = [f"{benchmark['n'].get(name, about.get('n', '?'))} faces."]
+        said += [f"Published: {about['published']}."] if about.get("published") else []
+        said += list(about.get("notes", []))
+        said += [f"Absent: {metric} ({reason})." for metric, reason in about.get("absent", {}).items()]
+        head = [f"{c['label']} {c['arrow']}" for c in columns]
+        parts.append(_part(f"Dataset {name}", " ".join(said), head, rows))
+        parts += frechet(benchmark.get("frechet", {}), name)
+    return parts
+
+
+def _scored(benchmark: Mapping[str, Any], dataset: str, metric: str) -> bool:
+    return any(metric in m for variants in benchmark["scores"][dataset].values() for m in variants.values())
+
+
+def _part(title: str, intro: str, head: list[str], rows: list[tuple[str, list[str]]]) -> Part:
+    return {"title": title, "intro": intro, "head": head, "rows": rows, "chart": None, "roles": [], "simulated": False}
+
+
+def _order(model: tuple[str, str]) -> tuple[int, str, int, str]:
+    restorer, variant = model
+    return {"lq": 0, "hq": 2}.get(restorer, 1), restorer, *tables.variant_rank(variant)
+
+
+def _model(restorer: str, variant: str) -> str:
+    return (
+        restorer_label(restorer)
+        if restorer in ("lq", "hq")
+        else f"{restorer_label(restorer)} · {variant_label(variant)}"
+    )
+
+
+def _role_list(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(role, ROLE_LABELS.get(role, role)) for role in entry.get("roles", [])]
+
+
+def _roles(entry: Mapping[str, Any]) -> str:
+    names = [label for _, label in _role_list(entry)]
+    return f" ({', '.join(names)})" if names else ""
+
+
+def _protocols(entry: Mapping[str, Any]) -> str:
+    names = [name for name in entry.get("protocols", []) if name != "standard"]
+    return f" [{' / '.join(entry['protocols'])}]" if names else ""
+
+
+def _or_dash(value: float | None) -> str:
+    return "–" if value is None else value_text(value)

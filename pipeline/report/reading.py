@@ -1,0 +1,32 @@
+"""Reading what the stages wrote to metrics/ and plots/."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.params import UserError
+
+
+def read_json(path: Path) -> Any:
+    """A metrics file. Raises UserError naming it when it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run `dvc repro {path.stem}` (or `dvc pull`)") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON ({error}); delete it and rerun `dvc repro {path.stem}`") from None
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """A plots file. Raises UserError naming it when it is empty or broken."""
+    try:
+        frame = pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a CSV table ({error}); delete it and rerun its stage") from None
+    if frame.empty:
+        raise UserError(f"{path}: no rows; rerun its stage")
+    return frame

@@ -1,0 +1,37 @@
+"""What an evaluation on validation faces reports and shows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.refl.evaluation import Watcher
+from pipeline.training import images_of
+from tests import tiny
+
+
+def test_an_evaluation_reports_both_rewards_beside_those_of_the_originals_and_shows_faces() -> None:
+    dataset, restorer = tiny.dataset("val", count=5, size=64), tiny.diffbir()
+    frm, heldout = tiny.frm(0), tiny.frm(1)
+    watch = Watcher(images_of(dataset), frm, heldout, count=4, seed=3, batch=3, pictures=2)
+    seen = watch(restorer)
+    assert list(seen.figures) == [
+        "val_reward",
+        "val_reward_heldout",
+        "val_reward_hq",
+        "val_reward_heldout_hq",
+        "val_id_dlib",
+        "val_lmd_68",
+        "val_stlpips_vgg",
+    ]
+    of_hq = frm.score(dataset.hq[:4], dataset.captions[:4], 4)  # type: ignore[index]
+    assert seen.figures["val_reward_hq"] == pytest.approx(np.mean(of_hq), rel=1e-5)
+    of_output = heldout.score(watch.restore(restorer), ["a face"] * 4, 4)
+    assert seen.figures["val_reward_heldout"] == pytest.approx(np.mean(of_output), rel=1e-5)
+    rows = [dataset.lq[:2], watch.restore(restorer)[:2], dataset.hq[:2]]  # type: ignore[index]
+    assert seen.picture is not None
+    assert seen.picture.shape == (3 * 64, 2 * 64, 3)
+    for place, row in enumerate(rows):
+        for column, image in enumerate(row):
+            here = seen.picture[64 * place : 64 * (place + 1), 64 * column : 64 * (column + 1)]
+            np.testing.assert_array_equal(here, image)

@@ -1,0 +1,171 @@
+"""The loop around the step: resume after a kill, early stopping, explosions, what is logged."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pipeline.params import UserError
+from pipeline.refl.evaluation import Evaluation
+from pipeline.refl.logs import JsonLines, Log, open_log
+from pipeline.refl.loop import Watch, refuse_explosion, train
+from pipeline.refl.params import ExplosionParams
+from pipeline.refl.trainer import Diverged, ReFL
+from pipeline.runtime import LogParams
+from tests.closure import ROOT
+from tests.refl import run_tiny
+from tests.refl.recipe import refl
+
+
+def scripted(values: Iterator[float], picture: np.ndarray | None = None) -> Watch:
+    """Evaluations with these landmark distances, one after the other."""
+    return lambda restorer: Evaluation({"val_lmd_68": next(values), "val_reward": 0.0, "val_id_dlib": 0.5}, picture)
+
+
+def steps_of(folder: Path) -> list[int]:
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    return [row["step"] for row in map(json.loads, lines) if "loss" in row]
+
+
+def test_a_run_killed_at_a_random_step_continues_bit_for_bit(tmp_path: Path) -> None:
+    """A process of its own, ended by SIGKILL wherever it is; then taken up again."""
+    changes: dict[str, object] = {"steps": 14, "checkpoint_every": 3, "evaluate_every": 4}
+    whole = run_tiny.run(tmp_path / "whole", **changes)
+    draw = random.Random(4)
+    folder, last = tmp_path / "killed", draw.randint(4, 11)
+    command = [sys.executable, "-m", "tests.refl.run_tiny", str(folder), json.dumps(changes)]
+    process = subprocess.Popen(command, cwd=ROOT)
+    while not (folder / "log.jsonl").exists() or last not in steps_of(folder):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.002)
+    time.sleep(draw.random() * 0.05)  # somewhere within a step
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (folder / "weights-0.pt").exists()
+    assert max(steps_of(folder)) < 14
+    resumed = run_tiny.run(folder, **changes)
+    assert steps_of(folder) == steps_of(tmp_path / "whole") == list(range(1, 15))
+    assert resumed.keys() == whole.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_kept_weights_are_those_with_the_smallest_landmark_distance(tmp_path: Path) -> None:
+    trainer, values, kept = refl(), iter([3.0, 1.0, 2.0]), []
+
+    def watch(restorer: object) -> Evaluation:
+        kept.append([p.detach().clone() for p in trainer.trained])
+        return scripted(values)(trainer.restorer)
+
+    train(trainer, watch, tmp_path, "x")
+    assert all(torch.equal(a, b) for a, b in zip(kept[1], trainer.trained, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(kept[2], trainer.trained, strict=True))
+
+
+@pytest.mark.parametrize(("patience", "last"), [(None, 6), (2, 4), (1, 3)])
+def test_it_stops_after_evaluations_without_a_smaller_landmark_distance(
+    tmp_path: Path, patience: int | None, last: int
+) -> None:
+    trainer = refl(steps=6, evaluate_every=1, checkpoint_every=1, patience=patience)
+    curve = train(trainer, scripted(iter([9.0, 3.0, 2.0, 2.5, 2.0, 1.0, 1.5])), tmp_path, "x")
+    assert curve[-1]["step"] == last
+    again = refl(steps=6, evaluate_every=1, checkpoint_every=1, patience=patience)
+    assert train(again, scripted(iter([])), tmp_path, "x") == curve  # it was over: nothing is trained or evaluated
+    assert all(torch.equal(a, b) for a, b in zip(trainer.trained, again.trained, strict=True))
+
+
+def test_a_broken_loss_is_a_clear_error(tmp_path: Path) -> None:
+    trainer = refl()
+    with torch.no_grad():
+        trainer.trained[0].fill_(float("nan"))
+    with pytest.raises(UserError, match=r"refl x: step 0: .* not finite .*no weights were kept"):
+        train(trainer, scripted(iter([1.0])), tmp_path, "x")
+
+
+@pytest.mark.parametrize(("dies_at", "kept_step"), [(5, 3), (2, 2)], ids=["best evaluation", "last checkpoint"])
+def test_what_was_good_before_the_loss_broke_is_kept_as_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int, kept_step: int
+) -> None:
+    trainer, original, weights = refl(), ReFL.step, {}
+
+    def step(self: ReFL, number: int):  # type: ignore[no-untyped-def]
+        weights[number] = {n: p.detach().clone() for n, p in trainer.restorer.trained().named_parameters()}
+        if number == dies_at:
+            with torch.no_grad():
+                trainer.trained[0].fill_(float("inf"))
+        return original(self, number)
+
+    monkeypatch.setattr(ReFL, "step", step)
+    with pytest.raises(UserError, match=f"the weights of step {kept_step}, its .* are kept in .*last_good"):
+        train(trainer, scripted(iter([9.0, 1.0])), tmp_path, "x")
+    from safetensors.torch import load_file
+
+    saved = load_file(tmp_path / "last_good/controlnet/diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(saved[name], value) for name, value in weights[kept_step].items())
+
+
+def test_a_loss_far_above_the_running_median_has_exploded() -> None:
+    limit = ExplosionParams(factor=10.0, window=3)
+    refuse_explosion(2, 100.0, [1.0, 1.0], limit)  # too few to judge by
+    refuse_explosion(4, 9.9, [100.0, 1.0, 1.0, 1.0], limit)
+    refuse_explosion(4, 1e9, [1.0, 1.0, 1.0], None)
+    with pytest.raises(Diverged, match=r"step 4: the loss exploded, 10\.1 after 3 steps of 1 \(median\)"):
+        refuse_explosion(4, 10.1, [1.0, 1.0, 50.0], limit)
+
+
+def test_an_exploding_run_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, original = refl(explosion={"factor": 5.0, "window": 2}, steps=6, checkpoint_every=1), ReFL.step
+
+    def step(self: ReFL, number: int):  # type: ignore[no-untyped-def]
+        if number == 4:
+            with torch.no_grad():
+                trainer.trained[-1].add_(1e4)
+        return original(self, number)
+
+    monkeypatch.setattr(ReFL, "step", step)
+    with pytest.raises(UserError, match=r"step 4: the loss exploded.*the weights of step 3"):
+        train(trainer, scripted(iter([2.0, 1.0])), tmp_path, "x")
+
+
+def test_every_step_and_evaluation_is_logged_and_a_resumed_run_logs_none_twice(tmp_path: Path) -> None:
+    picture = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)[..., :3].copy()
+    settings = LogParams(folder=str(tmp_path / "logs"), tensorboard=True, dvclive=True, pictures=1)
+    distances = iter([4.0, 3.0, 2.0, 1.0])
+    for steps in (4, 6):  # the second run takes the first one's checkpoint up
+        trainer, log = refl(steps=steps, evaluate_every=2, checkpoint_every=4), open_log("refl/run", settings)
+        train(trainer, scripted(distances, picture), tmp_path / "scratch", "x", log)
+    folder = tmp_path / "logs/refl/run"
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows if "frm_loss" in row] == [2, 4, 6]
+    assert [(row["step"], row["val_lmd_68"]) for row in rows if "val_lmd_68" in row] == [
+        (0, 4.0), (2, 3.0), (4, 2.0), (6, 1.0),
+    ]  # fmt: skip
+    assert np.array_equal(np.asarray(Image.open(folder / "pictures/step-000006.png")), picture)
+    events = EventAccumulator(str(folder)).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+    assert [event.value for event in events.Scalars("val_lmd_68")] == [4.0, 3.0, 2.0, 1.0]
+    assert [event.step for event in events.Images("faces: LQ, output, HQ")] == [0, 2, 4, 6]
+    live = (folder / "dvclive/plots/metrics/loss.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in live[1:]] == ["1", "2", "3", "4", "5", "6"]
+    assert json.loads((folder / "dvclive/metrics.json").read_text())["val_lmd_68"] == 1.0
+    assert not list(folder.rglob("dvc.yaml"))
+
+
+def test_lines_after_the_checkpoint_and_a_cut_one_are_taken_back(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    log = Log([JsonLines(tmp_path)])
+    log.resume(2)
+    log.numbers(3, {"loss": 0.5})
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "loss": 0.5}\n'

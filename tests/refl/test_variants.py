@@ -1,0 +1,37 @@
+"""Names of variants: what each switches off, and with which seed it is drawn."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.params import UserError
+from pipeline.refl.params import MORE_BASE, VARIANTS, Variant, parse_variant
+
+
+def test_the_variants_add_the_parts_of_the_method_one_by_one() -> None:
+    """Structure alone, + reward, + regulariser, + dynamic reward; no_reward is full without what the reward brings."""
+    parts = {name: (v.reward, v.regulariser, v.dynamic) for name, v in VARIANTS.items()}
+    assert parts == {
+        "structure": (False, False, False),
+        "reward": (True, False, False),
+        "static": (True, True, False),
+        "full": (True, True, True),
+        "no_reward": (False, True, False),
+    }
+
+
+@pytest.mark.parametrize("name", [*VARIANTS, MORE_BASE])
+def test_every_variant_can_be_trained_with_another_seed(name: str) -> None:
+    kind, variant = parse_variant(name)
+    assert (kind, variant) == (name, VARIANTS.get(name, Variant()))
+    assert variant.seed == 0
+    kind, again = parse_variant(f"{name}_seed12")
+    assert kind == name
+    assert again.seed == 12
+    assert (again.reward, again.regulariser, again.dynamic) == (variant.reward, variant.regulariser, variant.dynamic)
+
+
+@pytest.mark.parametrize("name", ["", "ful", "full_seed", "full_seedx", "full_seed1_seed2", "seed1", "full seed1"])
+def test_an_unknown_variant_is_named(name: str) -> None:
+    with pytest.raises(UserError, match=r"refl\.variants: unknown variant .*; known: full, static, .*full_seed1"):
+        parse_variant(name)

@@ -1,0 +1,94 @@
+"""The summary's sentences from small known benchmarks."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.report import text
+
+LABELS = {
+    "id_dlib": ("Identity distance (dlib ResNet)", False, ["held_out"]),
+    "reward_heldout": ("Reward (held-out FRM)", True, ["held_out"]),
+    "reward_frm": ("Reward (FRM)", True, ["in_loss"]),
+    "stlpips_vgg": ("ST-LPIPS (VGG)", False, ["in_loss"]),
+}
+METRICS = {n: {"label": label, "higher_is_better": up, "roles": roles} for n, (label, up, roles) in LABELS.items()}
+
+
+def entry(how: str, delta: float) -> dict[str, Any]:
+    width = abs(delta) / 2 if how != "none" else abs(delta) * 2
+    ci95 = [delta - width, delta + width]
+    return {"delta": delta, "ci95": ci95, "relative": delta / 0.5, "better": how == "better", "worse": how == "worse"}
+
+
+def benchmark(**comparisons: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    means = {v: {"id_dlib": {"mean": m}} for v, m in (("base", 0.508), ("refl", 0.502))}
+    scores = dict.fromkeys(comparisons, means) | {"lq": {"base": {"id_dlib": {"mean": 0.483}}}}
+    return {
+        "metrics": METRICS,
+        "comparisons": {"test": comparisons},
+        "scores": {"test": scores},
+        "impostor": {"id_dlib": {"mean": 0.671, "p5": 0.554}},
+    }
+
+
+def against_input(base: str, full: str) -> dict[str, Any]:
+    return {"base-lq": {"id_dlib": entry(base, 0.02)}, "full-lq": {"id_dlib": entry(full, 0.02)}}
+
+
+@pytest.mark.parametrize(
+    ("base", "full", "lead"),
+    [
+        ("worse", "worse", "Every restorer is worse than the untouched input on identity."),
+        ("worse", "none", "Worse than the untouched input on identity: DiffBIR base."),
+        ("none", "better", "No restorer is measurably worse than the untouched input on identity."),
+    ],
+)
+def test_identity_lost_against_doing_nothing_is_the_lead(base: str, full: str, lead: str) -> None:
+    made = benchmark(diffbir=against_input(base, full))
+    assert text.identity_lead(made, "test") == lead
+    detail = text.identity_detail(made, "test")
+    assert "untouched input 0.483" in detail
+    assert "Different people are 0.671 apart on average" in detail
+    assert "0.554" in detail  # the 5th percentile
+
+
+def test_what_the_reward_adds_is_said_even_if_it_is_nothing() -> None:
+    nothing = {"full-no_reward": {"id_dlib": entry("none", 0.001), "stlpips_vgg": entry("better", -0.1)}}
+    said = text.reward_sentence(benchmark(diffbir=nothing), "test")
+    assert said.startswith("Nothing measurable on held-out measures")
+    assert "ST-LPIPS" not in said  # trained on: no evidence
+    assert said.count(".") - said.count("0.") == 1  # one sentence
+    mixed = {"full-no_reward": {"id_dlib": entry("better", -0.0035), "reward_heldout": entry("worse", -0.0083)}}
+    said = text.reward_sentence(benchmark(diffbir=mixed), "test")
+    assert "for DiffBIR a loss on held-out reward (−0.0083), a gain on identity distance (−0.7\u00a0%)" in said
+    assert "not measured" in text.reward_sentence(benchmark(diffbir={}), "test")
+
+
+def test_a_reward_that_rises_while_a_held_out_measure_falls_is_suspected() -> None:
+    hacked = {"full-no_reward": {"reward_frm": entry("better", 0.045), "reward_heldout": entry("worse", -0.0083)}}
+    honest = {"full-no_reward": {"reward_frm": entry("better", 0.045), "reward_heldout": entry("none", 0.001)}}
+    said = text.hacking_sentence(benchmark(osediff=hacked, diffbir=honest), "test")
+    assert said == (
+        "Suspected for OSEDiff, whose own reward rises (+0.045) while it loses on held-out reward (−0.0083). "
+        "No sign of it for DiffBIR."
+    )
+    assert text.hacking_sentence(benchmark(diffbir=honest), "test") == "No sign of it for DiffBIR."
+
+
+def test_losses_stand_before_gains() -> None:
+    compared = {"full-base": {"stlpips_vgg": entry("better", -0.05), "id_dlib": entry("worse", 0.006)}}
+    said = text.base_sentence(benchmark(osediff=compared), "test", ["stlpips_vgg", "id_dlib"])
+    assert said == "OSEDiff is worse on identity distance (+1.2\u00a0%), better on ST-LPIPS (−10.0\u00a0%)."
+
+
+@pytest.mark.parametrize(
+    ("delta", "ci95", "expected"),
+    [
+        (-0.00022, [-0.0005, -0.00004], ("−0.00022", "−0.00050 … −0.00004")),
+        (0.344, [0.291, 0.404], ("+0.34", "+0.29 … +0.40")),
+        (-0.0035, [-0.0051, -0.0019], ("−0.0035", "−0.0051 … −0.0019")),
+    ],
+)
+def test_differences_have_the_decimals_of_their_interval(delta, ci95, expected) -> None:
+    assert text.difference({"delta": delta, "ci95": ci95}) == expected
