@@ -47,17 +47,15 @@ def main(
     plan = Plan(params.metrics, comparisons, params.resamples, seed, params.samples, roles)
     rewards = {f"reward_{name}": load_reward(data / "frm" / folder, device()) for name, folder in REWARDS.items()}
     cache = ScoreCache(CACHE)
-    if taken := sorted(set(params.external) & set(matrix)):
-        raise UserError(f"benchmark.external: {taken[0]} is a restorer of the pipeline; give the folder another name")
 
     own = Opened(from_tables(data / "faces", data / "degraded"), {}, [], None)
-    sets = [own] + [
-        open_set(name, Path(one.lq), Path(one.hq) if one.hq else None, own.dataset.size, one.resize)
-        for name, one in params.datasets.items()
-    ]
+    if taken := sorted(set(params.external) & set(matrix)):
+        raise UserError(f"benchmark.external: {taken[0]} is a restorer of the pipeline; give the folder another name")
     sources = source_names(data / "faces")
-    external = {name: External(Path(path), own.dataset, sources) for name, path in params.external.items()}
-    theirs = [Comparison(name, "base-lq", f"{name}/base", "lq") for name in external]
+    theirs = {name: External(Path(path), own.dataset, sources) for name, path in params.external.items()}
+    with_theirs = [*comparisons, *(Comparison(name, "base-lq", f"{name}/base", "lq") for name in theirs)]
+    size = own.dataset.size
+    sets = [own, *(open_set(k, one.lq, one.hq, size, one.resize) for k, one in params.datasets.items())]
     results: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
     costs: dict[str, Any] = {}
@@ -71,11 +69,11 @@ def main(
                 costs[model.partition("/")[0]] = cost(restorer, dataset, seed)
             samples = max(params.samples, params.diversity_samples)
             rows += restore(dataset, restorer, model, samples, params.batch_size, seed)
-        for name, images in external.items() if opened is own else ():
+        for name, images in (theirs if opened is own else {}).items():
             rows += restore(dataset, images, f"{name}/base", 1, params.batch_size, seed)
         tables.write(RESTORED, folder, rows)
         restored = in_order(dataset, rows, str(folder))
-        asked = replace(plan, comparisons=comparisons + theirs) if opened is own else plan
+        asked = replace(plan, comparisons=with_theirs) if opened is own else plan
         result, scored = measure(dataset, restored, asked, rewards, cache, opened.notes, opened.published)
         results.append(result)
         scores += scored

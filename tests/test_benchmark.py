@@ -20,18 +20,13 @@ PARAMS = """
 seed: 0
 features: {names: [psnr, entropy], reference: false}
 refl: {restorers: [diffbir], variants: [full, no_reward, full_seed1, full_seed2]}
-benchmark:
-  metrics: [psnr, entropy, niqe, reward_frm, reward_heldout]
-  datasets: {}
-  samples: 2
-  diversity_samples: 3
-  batch_size: 3
-  resamples: 200
+benchmark: {metrics: [psnr, entropy, niqe, reward_frm, reward_heldout], datasets: {}, samples: 2,
+  diversity_samples: 2, batch_size: 3, resamples: 200}
 runtime: {device: cpu, threads: 1, num_workers: 1, joblib_backend: loky, progress: false}
 """
 TEST_FACES = [f"t{place}" for place in range(5)]
 STRENGTH = {"base": 0.12, "full": 0.02, "no_reward": 0.02, "full_seed1": 0.03, "full_seed2": 0.04}
-MODELS, SAMPLES = 5, 3
+MODELS, SAMPLES = 5, 2
 
 
 class Noisy:

@@ -124,11 +124,12 @@ def read(dataset: Path, results: Sequence[Path], only_common: bool, name: str = 
     )
 
 
-def open_set(name: str, lq_folder: Path, hq_folder: Path | None, size: int, resized: bool) -> Opened:
-    """A named test set for models that restore squares of `size` px; `resized`: bring its images to that size.
+def open_set(name: str, lq_path: str, hq_path: str | None, size: int, resized: bool) -> Opened:
+    """A set of `benchmark.datasets`, for models that restore squares of `size` px; `resized`: bring it to that size.
 
     Raises UserError as `read` does, and for images of another size that are not to be resized.
     """
+    lq_folder, hq_folder = Path(lq_path), Path(hq_path) if hq_path else None
     lq, hq = find(lq_folder), (find(hq_folder) if hq_folder else None)
     names, notes = _common(lq, {hq_folder: hq} if hq_folder and hq is not None else {}, only_common=False)
     width, height = _one_size([files[one] for one in names for files in (lq, hq) if files])

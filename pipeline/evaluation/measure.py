@@ -62,9 +62,8 @@ def measure(
     """
     names, absent = usable(plan.metrics, dataset, rewards)
     if not names:
-        raise UserError(
-            f"{dataset.name}: no metric can be computed: {'; '.join(f'{k}: {v}' for k, v in absent.items())}"
-        )
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
+        raise UserError(f"{dataset.name}: no metric can be computed: {reasons}")
     of_images = [name for name in names if name not in SET_METRICS]
     scorer = Scorer(dataset, rewards, cache)
     scored = {model: samples[: plan.samples] for model, samples in restored.items()}

@@ -21,19 +21,12 @@ class BenchmarkParams(Params):
     """What is scored on the test faces, and how its uncertainty is estimated."""
 
     metrics: list[str] = Field(min_length=1)
-    external: dict[str, str] = Field(default_factory=dict)  # further rows: name → folder of results
     datasets: dict[str, FolderParams]  # beside the pipeline's own test split
+    external: dict[str, str] = Field(default_factory=dict)  # further rows: name → folder of results
     samples: int = Field(ge=1, le=64)
     diversity_samples: int = Field(ge=0, le=64)  # under 2: diversity is not measured
     batch_size: int = Field(ge=1, le=1024)
     resamples: int = Field(ge=100, le=1_000_000)
-
-    @field_validator("external")
-    @classmethod
-    def _names_are_free(cls, external: dict[str, str]) -> dict[str, str]:
-        if wrong := [name for name in external if name in ("lq", "hq") or "/" in name]:
-            raise ValueError(f"{wrong[0]!r} can't name a row: it is taken, or holds a slash")
-        return external
 
     @field_validator("datasets")
     @classmethod
@@ -44,3 +37,10 @@ class BenchmarkParams(Params):
                     f"`{name}`: a dataset's name is letters, digits, _ . - and neither test nor preference"
                 )
         return datasets
+
+    @field_validator("external")
+    @classmethod
+    def _names_are_free(cls, external: dict[str, str]) -> dict[str, str]:
+        if wrong := [name for name in external if name in ("lq", "hq") or "/" in name]:
+            raise ValueError(f"{wrong[0]!r} can't name a row: it is taken, or holds a slash")
+        return external

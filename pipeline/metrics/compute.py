@@ -5,8 +5,7 @@ pyiqa (PolyForm Noncommercial) stays behind this module and `perceptual.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +21,7 @@ from pipeline.images import Pixels
 from pipeline.metrics import awing, landmarks, regions, signal, vqfr
 from pipeline.metrics import weights as stored
 from pipeline.metrics.catalogue import PYIQA, REWARDS, Metric, get, known
-from pipeline.metrics.embeddings import COMPARED, EMBEDDERS
+from pipeline.metrics.embeddings import COMPARED, EMBEDDERS, one_thread
 from pipeline.metrics.frechet import FEATURES, FFHQ
 from pipeline.metrics.perceptual import PerceptualDistance, weights_file
 from pipeline.parallel import CHUNK, SHOWN, map_chunks
@@ -169,21 +168,10 @@ def _columns(names: Sequence[str], rows: Sequence[Sequence[float]]) -> dict[str,
 
 def _chunk(names: tuple[str, ...], device: str, share: bool, rows: Sequence[Row]) -> list[list[float]]:
     """Values [len(rows)][len(names)] of one chunk, in this process."""
-    with _one_thread(), torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         batch = _Batch(rows, device, share)
         columns = [batch.values(*known([name], "metrics")) for name in names]
     return [list(values) for values in zip(*columns, strict=True)]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Processes share the cores, so threads would only fight; and sums round alike for any number of processes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class _Batch:

@@ -54,6 +54,6 @@ def _features(batch: torch.Tensor, resize: bool, device: str) -> NDArray[np.floa
 
 
 def _resized(image: Pixels) -> NDArray[np.float32]:
-    channels = [Image.fromarray(image[..., place].astype(np.float32), mode="F") for place in range(3)]
+    channels = [Image.fromarray(image[..., place].astype(np.float32)) for place in range(3)]
     resized = [np.asarray(one.resize((SIDE, SIDE), Image.Resampling.BICUBIC)).clip(0, 255) for one in channels]
     return np.stack(resized, axis=-1).astype(np.float32)

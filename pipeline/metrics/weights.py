@@ -40,7 +40,7 @@ def load_into(module: torch.nn.Module, state: dict[str, Any], path: Path) -> Non
     try:
         module.load_state_dict({key.removeprefix("module."): value for key, value in state.items()}, strict=True)
     except RuntimeError as error:
-        raise UserError(f"{path}: not the weights expected here ({str(error).splitlines()[1].strip()})") from None
+        raise UserError(f"{path}: not the weights expected here ({str(error).splitlines()[-1].strip()})") from None
     module.requires_grad_(False).eval()
 
 

@@ -147,18 +147,18 @@ def test_a_results_folder_may_hold_one_folder_a_sample(work):
 
 def test_sets_of_another_size_are_resized_only_when_asked(work):
     with pytest.raises(UserError, match=r"32 × 32 px, the models' 16 × 16; set benchmark.datasets.Wild.resize: true"):
-        folders.open_set("Wild", work / "Set/LQ", None, 16, resized=False)
-    opened = folders.open_set("Wild", work / "Set/LQ", work / "Set/HQ", 16, resized=True)
+        folders.open_set("Wild", "Set/LQ", None, 16, resized=False)
+    opened = folders.open_set("Wild", "Set/LQ", "Set/HQ", 16, resized=True)
     assert opened.dataset.lq[0].shape == opened.dataset.hq[3:][0].shape == (16, 16, 3)
     assert opened.dataset.size == 16
     assert "resized from 32 to 16 px" in opened.notes[0]
-    assert folders.open_set("Wild", work / "Set/LQ", None, 32, resized=False).notes == []
+    assert folders.open_set("Wild", "Set/LQ", None, 32, resized=False).notes == []
     save(work / "wide", {name: np.zeros((16, 32, 3)) for name in NAMES})
     with pytest.raises(UserError, match="crop them to squares"):
-        folders.open_set("Wide", work / "wide", None, 16, resized=True)
+        folders.open_set("Wide", "wide", None, 16, resized=True)
     (work / "Set/HQ/0001.png").unlink()
     with pytest.raises(UserError, match="HQ: 1 of 8 names are missing"):
-        folders.open_set("Wild", work / "Set/LQ", work / "Set/HQ", 32, resized=False)
+        folders.open_set("Wild", "Set/LQ", "Set/HQ", 32, resized=False)
 
 
 def test_protocols_choose_the_metrics(work, monkeypatch):
