@@ -35,7 +35,7 @@ def main(
     restorer: Annotated[str, typer.Option(help="a restorer of stages base and gan")],
     variant: Annotated[str, typer.Option(help=f"{', '.join([*VARIANTS, MORE_BASE])}; full_seed1: another seed")],
 ) -> None:
-    """Train, watch on split val, keep the weights with the smallest landmark distance there."""
+    """Train, watch on split val, keep the last weights or those with the smallest landmark distance there."""
     kind, what = parse_variant(variant)
     if restorer == External.kind:
         raise UserError(f"refl.restorers: {External.REFUSAL}")
@@ -65,8 +65,9 @@ def main(
         return
     model.save(Path("data/refl") / restorer / variant)
     write_text(Path(f"plots/refl/{name}.csv"), pd.DataFrame(curve).to_csv(index=False, float_format="%.6g"))
-    best = min((row for row in curve[1:] if "val_lmd_68" in row), key=lambda row: row["val_lmd_68"])
-    write_json(Path(f"metrics/refl/{name}.json"), {"first": curve[0], "last": curve[-1], "kept": best})
+    best = params.keep == "best" and kind != MORE_BASE
+    kept = min(curve[1:], key=lambda row: row["val_lmd_68"]) if best else curve[-1]
+    write_json(Path(f"metrics/refl/{name}.json"), {"first": curve[0], "last": curve[-1], "kept": kept})
 
 
 if __name__ == "__main__":

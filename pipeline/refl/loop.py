@@ -25,7 +25,7 @@ Watch = Callable[[Restorer], Evaluation]
 
 
 def train(refl: ReFL, watch: Watch, scratch: Path, name: str, log: Log | None = None) -> Curve:
-    """Train to the end; leave the weights of the evaluation with the smallest landmark distance in the restorer.
+    """Train to the end; leave the weights of the evaluation that `params.keep` names in the restorer.
 
     Returns the curve: the losses' means since the last evaluation, and the validation figures. A checkpoint in
     `scratch` is taken up again, bit for bit on one CPU. With several processes the first one evaluates, logs and
@@ -81,7 +81,7 @@ def train(refl: ReFL, watch: Watch, scratch: Path, name: str, log: Log | None = 
         log.numbers(done, figures | update)
         if done % params.evaluate_every == 0 or done == params.steps:
             curve.append({"step": float(done), **_means(rows), **evaluate(done)})
-            best.offer(curve[-1]["val_lmd_68"], done, weights)
+            best.offer(curve[-1]["val_lmd_68"] if params.keep == "best" else -done, done, weights)
             rows.clear()
             bar.set_postfix(
                 {key: f"{curve[-1][key]:.3f}" for key in ("loss", "val_reward", "val_id_dlib", "val_lmd_68")}
@@ -117,14 +117,14 @@ def _keep_last_good(refl: ReFL, weights: Trained, best: _Kept, checkpoint: Check
         what = f"the weights of step {state['step']}, its last checkpoint,"
     else:
         weights.load_state_dict(best.weights)
-        what = f"the weights of step {best.step}, its best evaluation by landmarks,"
+        what = f"the weights of step {best.step}, its {refl.params.keep} evaluation,"
     if refl.accelerator.is_main_process:
         refl.restorer.save(folder)
     return f"{what} are kept in {folder} (a model for `diffusionreward restore --model`)"
 
 
 class _Kept:
-    """The best weights so far, by a metric that is in no loss."""
+    """The weights with the smallest value so far: of a metric that is in no loss, or of −step for the last."""
 
     def __init__(self) -> None:
         self.value, self.step = math.inf, 0

@@ -78,10 +78,17 @@ class ReflParams(Params):
     dynamic: DynamicParams
     evaluate_every: int = Field(ge=1)  # steps
     evaluation_faces: int = Field(ge=1)  # of split val
+    keep: Literal["last", "best"]  # of the evaluations: the last (official), or that of the smallest landmark distance
     patience: int | None = Field(ge=1)  # evaluations without a smaller landmark distance before it stops; null: never
     explosion: ExplosionParams | None  # null: a loss may grow as it likes, as long as it is finite
     more_base_learning_rate: float = Field(gt=0)  # of the control that continues base training at equal compute
     checkpoint_every: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _patience_needs_a_best(self) -> ReflParams:
+        if self.patience and self.keep == "last":
+            raise ValueError("patience stops at the best evaluation so far: it needs keep: best")
+        return self
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ def params(**changes: object) -> ReflParams:
         "dynamic": DynamicParams(every=2, weight=0.1, learning_rate=1e-3, weight_decay=0.35, max_grad_norm=1.0),
         "evaluate_every": 3,
         "evaluation_faces": 2,
+        "keep": "best",
         "patience": None,
         "explosion": None,
         "more_base_learning_rate": 1e-4,

@@ -61,16 +61,19 @@ def test_a_run_killed_at_a_random_step_continues_bit_for_bit(tmp_path: Path) -> 
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_the_kept_weights_are_those_with_the_smallest_landmark_distance(tmp_path: Path) -> None:
-    trainer, values, kept = refl(), iter([3.0, 1.0, 2.0]), []
+@pytest.mark.parametrize(("keep", "which"), [("best", 1), ("last", 2)])
+def test_the_kept_weights_are_those_with_the_smallest_landmark_distance_or_the_last(
+    tmp_path: Path, keep: str, which: int
+) -> None:
+    trainer, values, kept = refl(keep=keep), iter([3.0, 1.0, 2.0]), []
 
     def watch(restorer: object) -> Evaluation:
         kept.append([p.detach().clone() for p in trainer.trained])
         return scripted(values)(trainer.restorer)
 
     train(trainer, watch, tmp_path, "x")
-    assert all(torch.equal(a, b) for a, b in zip(kept[1], trainer.trained, strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(kept[2], trainer.trained, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(kept[which], trainer.trained, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(kept[3 - which], trainer.trained, strict=True))
 
 
 @pytest.mark.parametrize(("patience", "last"), [(None, 6), (2, 4), (1, 3)])
