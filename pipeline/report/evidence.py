@@ -77,7 +77,8 @@ def _frm_lead(content: Mapping[str, Any]) -> str:
         return ""
     said = f"Where annotators are unanimous about two restorations, the FRM agrees with them on {_accuracy(headline)}."
     rivals = {"the best single blind feature": content.get("best_blind_feature"), "the SVM": content.get("svm")}
-    beaten, unbeaten = [], []
+    beaten: list[str] = []
+    unbeaten: list[str] = []
     for name, entry in rivals.items():
         if entry and "accuracy" in entry:
             # the interval is the FRM's own: a rival inside it is not shown to be worse

@@ -30,7 +30,7 @@ def files(benchmark: Mapping[str, Any], dataset: str) -> dict[str, str]:
     plain = {"means": score_records(benchmark), "comparisons": comparison_records(benchmark)}
     if len(table := ablation_table(benchmark, dataset)) > 1:
         shown["ablation"], plain["ablation"] = table, ablation_records(benchmark, dataset)
-    found = {}
+    found: dict[str, str] = {}
     for name, table in shown.items():
         found |= {f"{name}.csv": csv_text(plain[name]), f"{name}.tex": latex(table), f"{name}.md": markdown(table)}
     return found
