@@ -134,11 +134,10 @@ def hacking(frames: Mapping[str, pd.DataFrame], kept: Mapping[str, Mapping[str, 
         up = METRICS[column.removeprefix("val_")].higher_is_better if column.removeprefix("val_") in METRICS else True
         caption = f"{label}{NBSP}{'↑' if up else '↓'}{note}"
         drawn.append({"caption": caption, "svg": charts.lines(series, "ReFL step", caption)})
-    pair = ["val_reward", "val_id_dlib"]
     paths = [
-        _series(frame, pair[0], pair[1], colour(name, names))
+        _series(frame, "val_reward", "val_id_dlib", colour(name, names))
         for name, frame in frames.items()
-        if set(pair) <= set(frame.columns)
+        if {"val_reward", "val_id_dlib"} <= set(frame.columns)
     ]
     paths = [one for one in paths if len(one.x) > 1]
     if paths:
