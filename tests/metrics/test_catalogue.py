@@ -66,7 +66,7 @@ def test_missing_weights_are_named_with_how_to_get_them(monkeypatch: pytest.Monk
     _, absent = compute.available(["musiq", "lpips_vgg"], 512)
     assert str(tmp_path / "pyiqa/musiq_koniq_ckpt-e95806b9.pth") in absent["musiq"]
     assert "vgg16" in absent["lpips_vgg"]
-    assert "copy them from" in absent["lpips_vgg"]
+    assert "copy the files from" in absent["lpips_vgg"]
 
 
 def test_a_metric_whose_weights_are_on_disk_is_offered_and_computed(
@@ -144,6 +144,7 @@ def test_roles_hold_out_identity_and_the_second_reward_only() -> None:
 
 def test_metrics_of_pyiqa_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, faces: list[Pixels]) -> None:
     monkeypatch.setattr(weights, "HUB", tmp_path)
+    weights.pyiqa_model.cache_clear()  # another test's folder
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("the network was asked"))
     names = ["pyiqa:gmsd", "pyiqa:brisque"]
     assert [get(name).higher_is_better for name in names] == [False, False]

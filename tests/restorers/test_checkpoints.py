@@ -478,7 +478,8 @@ def base_params(zoo: Zoo, **changes: Any) -> BaseParams:
 
 def test_stage_base_imports(zoo: Zoo, tmp_path: Path) -> None:
     val = tiny.dataset("val", 2, 64)
-    rows = import_base(base_params(zoo), 0, 64, val, tmp_path, CPU)
+    restorers, rows = import_base(base_params(zoo), 0, 64, val, tmp_path, CPU)
+    assert list(restorers) == ["diffbir", "osediff"]
     assert [row["restorer"] for row in rows] == ["diffbir", "osediff"]
     assert all(row["step"] is None and 0 < row["val_loss"] < 1e6 for row in rows)
     assert {path.name for path in tmp_path.iterdir()} == {"denoiser", "diffbir", "osediff"}
