@@ -197,14 +197,18 @@ def reward_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:
 
 
 def hacking_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:
-    """Does the reward that ReFL follows rise while a held-out measure gets worse? Against no_reward where it exists."""
+    """Does the reward that ReFL follows rise while a held-out measure or SSIM gets worse?
+
+    Against no_reward where it exists. SSIM is in no loss, and sees a fine pattern that two rewards may like alike.
+    """
     suspect, clean = [], []
     for restorer, entries in benchmark["comparisons"][dataset].items():
         compared = entries.get("full-no_reward") or entries.get("full-base") or {}
         own = compared.get(OWN_REWARD)
         if own is None:
             continue
-        lost = [name for name in held_out(benchmark) if name in compared and compared[name]["worse"]]
+        watched = [*held_out(benchmark), "ssim"]
+        lost = [name for name in watched if name in compared and compared[name]["worse"]]
         if own["better"] and lost:
             losses = listed([f"{_short(benchmark, name)} ({change(name, compared[name])})" for name in lost])
             suspect.append(

@@ -11,6 +11,7 @@ LABELS = {
     "reward_heldout": ("Reward (held-out FRM)", True, ["held_out"]),
     "reward_frm": ("Reward (FRM)", True, ["in_loss"]),
     "stlpips_vgg": ("ST-LPIPS (VGG)", False, ["in_loss"]),
+    "ssim": ("SSIM (RGB)", True, []),
 }
 METRICS = {n: {"label": label, "higher_is_better": up, "roles": roles} for n, (label, up, roles) in LABELS.items()}
 
@@ -74,6 +75,8 @@ def test_a_reward_that_rises_while_a_held_out_measure_falls_is_suspected() -> No
         "No sign of it for DiffBIR."
     )
     assert text.hacking_sentence(benchmark(diffbir=honest), "test") == "No sign of it for DiffBIR."
+    striped = {"full-no_reward": honest["full-no_reward"] | {"ssim": entry("worse", -0.0188)}}
+    assert "while it loses on SSIM" in text.hacking_sentence(benchmark(osediff=striped), "test")
 
 
 def test_losses_stand_before_gains() -> None:
