@@ -28,7 +28,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 PARAMS = "seed: 0\nruntime: {device: cpu, threads: 1, num_workers: 1, joblib_backend: loky, progress: false}\n"
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-READY = "lease => document.body.classList.contains('ready') && document.querySelector('#stage').dataset.lease !== lease"
+# between two pages there is no body
+READY = "lease => document.body?.classList.contains('ready') && document.querySelector('#stage').dataset.lease !== lease"
 
 
 @pytest.fixture(scope="module")
