@@ -29,7 +29,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 PARAMS = "seed: 0\nruntime: {device: cpu, threads: 1, num_workers: 1, joblib_backend: loky, progress: false}\n"
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 # between two pages there is no body
-READY = "lease => document.body?.classList.contains('ready') && document.querySelector('#stage').dataset.lease !== lease"
+READY = (
+    "lease => document.body?.classList.contains('ready') && document.querySelector('#stage').dataset.lease !== lease"
+)
 
 
 @pytest.fixture(scope="module")
