@@ -6,7 +6,6 @@ its own peak. Parameters and FLOPs, which no machine changes, are in metrics/ben
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import resource
 import time
@@ -21,11 +20,12 @@ from pipeline.params import UserError, load
 from pipeline.restorers.load import load as load_restorer
 
 
-def measured(folder: Path, size: int, count: int, batch: int) -> tuple[float, float, float]:
-    """Images per second, and MiB with the model loaded and at the peak (of the GPU, or of the process on the CPU)."""
+def measured(folder: Path, count: int, batch: int) -> tuple[int, float, float, float]:
+    """Size of the images, images per second, and MiB with the model loaded and at the peak (of the GPU, or of the process on the CPU)."""
     runtime.configure(load("runtime", runtime.RuntimeParams))
     device = runtime.device()
     restorer = load_restorer(folder, device)
+    size = restorer.native_size
     images = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
     def restore(start: int, stop: int) -> None:
@@ -38,7 +38,7 @@ def measured(folder: Path, size: int, count: int, batch: int) -> tuple[float, fl
     began = time.perf_counter()
     for start in range(0, count, batch):
         restore(start, min(start + batch, count))
-    return count / (time.perf_counter() - began), loaded, _peak(device)
+    return size, count / (time.perf_counter() - began), loaded, _peak(device)
 
 
 def _peak(device: torch.device) -> float:
@@ -59,9 +59,8 @@ def main(
         raise UserError(f"{data}/base, {data}/refl: no saved restorer; run `dvc repro` or `dvc pull`")
     print(f"{runtime.device()}, batches of {batch}\nrestorer                       px images/s   MiB loaded   peak")
     for folder in folders:
-        size = int(json.loads((folder / "restorer.json").read_text(encoding="utf-8"))["native_size"])
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            speed, loaded, peak = pool.apply(measured, (folder, size, count, batch))
+            size, speed, loaded, peak = pool.apply(measured, (folder, count, batch))
         print(f"{folder.relative_to(data)!s:28} {size:4} {speed:8.1f} {loaded:12.0f} {peak:6.0f}", flush=True)
 
 
