@@ -21,7 +21,10 @@ from pipeline.restorers.load import load as load_restorer
 
 
 def measured(folder: Path, count: int, batch: int) -> tuple[int, float, float, float]:
-    """Size of the images, images per second, and MiB with the model loaded and at the peak (of the GPU, or of the process on the CPU)."""
+    """Size of the images, images per second, and MiB with the model loaded and at the peak.
+
+    MiB of the GPU, or of the process on the CPU.
+    """
     runtime.configure(load("runtime", runtime.RuntimeParams))
     device = runtime.device()
     restorer = load_restorer(folder, device)
