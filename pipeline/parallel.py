@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import joblib
 
-from pipeline.params import UserError, load
-from pipeline.runtime import RuntimeParams, progress
+from pipeline.params import UserError
+from pipeline.runtime import RuntimeParams, progress, runtime_params
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,7 +24,7 @@ def map_chunks(function: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T
     `function` is importable and takes a whole chunk, so that it loads its models once a process (`functools.cache`).
     One chunk, or one worker, runs in this process; short work shows no bar.
     """
-    runtime = load("runtime", RuntimeParams)
+    runtime = runtime_params()
     chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
     if runtime.joblib_backend == "loky" and min(runtime.num_workers, len(chunks)) <= 1:
         return _gather(map(function, chunks), description, len(chunks))

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from tqdm import tqdm
 
-from pipeline.params import Params, UserError, load
+from pipeline.params import PARAMS_FILE, Params, UserError, load
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -43,6 +43,11 @@ class RuntimeParams(Params):
     joblib_backend: Literal["loky", "dask"] = "loky"
     progress: bool = True
     logs: LogParams = LogParams()
+
+
+def runtime_params() -> RuntimeParams:
+    """The `runtime` group; its defaults outside a project, where commands such as `benchmark` work too."""
+    return load("runtime", RuntimeParams) if PARAMS_FILE.exists() else RuntimeParams()
 
 
 def stage(command: Callable[P, None]) -> Callable[P, None]:
@@ -84,7 +89,7 @@ def configure(runtime: RuntimeParams) -> None:
 
 def device(name: Device | None = None) -> torch.device:
     """The named device, by default that of the `runtime` group; `auto` is CUDA when there is one, the CPU otherwise."""
-    name = name or load("runtime", RuntimeParams).device
+    name = name or runtime_params().device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -180,5 +185,5 @@ def fingerprint(*parts: object) -> str:
 
 def progress(items: Iterable[T], description: str, total: int | None = None, shown: bool = True) -> tqdm[T]:
     """A tqdm bar (hidden by `runtime.progress: false`); call `set_postfix` on it with the figures that matter."""
-    shown = shown and load("runtime", RuntimeParams).progress
+    shown = shown and runtime_params().progress
     return tqdm(items, desc=description, total=total, disable=not shown, dynamic_ncols=True, mininterval=1.0)

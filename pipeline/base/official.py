@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,8 +13,9 @@ from pipeline.base.objectives import diffbir_validation, osediff_validation
 from pipeline.base.params import BaseParams
 from pipeline.evaluation.dataset import Dataset
 from pipeline.restorers.checkpoints import Files, Settings, import_weights
-from pipeline.restorers.diffbir import DiffBIR
-from pipeline.restorers.load import load
+from pipeline.restorers.denoiser import load_denoiser
+from pipeline.restorers.diffbir import load_diffbir
+from pipeline.restorers.osediff import load_osediff
 from pipeline.restorers.protocol import Restorer
 from pipeline.training import images_of
 
@@ -35,13 +38,19 @@ def import_base(
         rank=params.osediff.rank,
     )
     files = Files(**{kind: Path(path) for kind, path in params.weights.model_dump().items()})
-    restorers: dict[str, Restorer] = {}
-    rows: Rows = []
     images = images_of(val)
-    for name in import_weights(files, out, settings, device):
-        restorer = load(out / name, device)
-        validation = diffbir_validation if isinstance(restorer, DiffBIR) else osediff_validation
-        loss = validation(restorer, images, params.validation_batch, seed)  # type: ignore[arg-type]
-        restorers[name] = restorer
-        rows.append({"restorer": name, "step": None, "train_loss": None, "val_loss": loss})
-    return restorers, rows
+    import_weights(files, out, settings, device)
+    # not by `restorers.load`, which knows GFPGAN too: this stage would then be trained again when GFPGAN's code changes
+    source = out / "denoiser"
+    diffbir = load_diffbir(out / "diffbir", _config(out / "diffbir"), load_denoiser(source, device), source)
+    osediff = load_osediff(out / "osediff", _config(out / "osediff"), load_denoiser(source, device), source)
+    losses = {
+        "diffbir": diffbir_validation(diffbir, images, params.validation_batch, seed),
+        "osediff": osediff_validation(osediff, images, params.validation_batch, seed),
+    }
+    rows = [{"restorer": name, "step": None, "train_loss": None, "val_loss": loss} for name, loss in losses.items()]
+    return {"diffbir": diffbir, "osediff": osediff}, rows
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "restorer.json").read_text(encoding="utf-8")))

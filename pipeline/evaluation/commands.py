@@ -17,7 +17,7 @@ from pipeline.evaluation.summary import Comparison, score_table
 from pipeline.metrics.catalogue import METRICS, REWARDS, SET_METRICS, STANDARD, VQFR, get
 from pipeline.params import UserError
 from pipeline.report import formats
-from pipeline.runtime import device, one_line_errors, write_json, write_text
+from pipeline.runtime import configure, device, one_line_errors, runtime_params, write_json, write_text
 
 
 class Protocol(StrEnum):
@@ -52,6 +52,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
 ) -> None:
     """Score folders of restored faces, with paired intervals; images are paired by name."""
+    configure(runtime_params())
     opened = folders.read(dataset, results, only_common, name)
     restored = opened.results
     baseline = baseline or next(iter(restored))

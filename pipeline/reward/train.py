@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
-from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from pipeline.images import to_tensor
@@ -25,6 +24,7 @@ from pipeline.reward.loss import preference_loss
 from pipeline.reward.model import FaceRewardModel
 from pipeline.reward.params import RewardConfig, RewardParams, TrainingParams
 from pipeline.runtime import atomic, progress, stable_seed, torch_rng
+from pipeline.training import adamw, warmup_cosine
 
 State = dict[str, Any]
 
@@ -68,23 +68,6 @@ def build(params: RewardParams, default_caption: str, seed: int) -> FaceRewardMo
     return model
 
 
-def optimizer_of(model: nn.Module, lr: float, weight_decay: float) -> AdamW:
-    """AdamW over what trains; no weight decay on biases, norms and other parameters of fewer than two dimensions."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return AdamW(groups, lr=lr)
-
-
-def warmup_cosine(step: int, warmup: int, steps: int) -> float:
-    """Factor of the learning rate: linear warm-up, then half a cosine to zero."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
 def train(
     params: RewardParams,
     training: TrainingParams,
@@ -121,7 +104,7 @@ def train(
     if training.gradient_checkpointing and isinstance(model.clip.visual, ModifiedResNet):
         raise UserError("frm.training.gradient_checkpointing: OpenCLIP has none for a ResNet tower; set it to false")
     model.clip.set_grad_checkpointing(training.gradient_checkpointing)
-    optimizer = optimizer_of(model, params.lr, training.weight_decay)
+    optimizer = adamw(model.parameters(), params.lr, training.weight_decay)
     schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, training.warmup_steps, training.steps))
     objective, optimizer = accelerator.prepare(PairObjective(model), optimizer)
 

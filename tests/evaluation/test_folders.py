@@ -176,3 +176,10 @@ def test_protocols_choose_the_metrics(work, monkeypatch):
     assert {"psnr", "fid", "lmd_98"} < asked("--protocol", "standard")
     assert not {"psnr_vqfr", "fid_vqfr"} & asked("--protocol", "standard")
     assert vqfr < asked()
+
+
+def test_folders_are_compared_outside_a_project_too(work):
+    (work / "params.yaml").unlink()
+    done = run("--dataset", "Set", "--results", "near", "--metrics", "psnr", "--resamples", "200")
+    assert done.exit_code == 0, done.output
+    assert "| near |" in done.output

@@ -11,7 +11,8 @@ from pipeline.params import UserError
 from pipeline.reward import train as training
 from pipeline.reward.data import Candidates, decided
 from pipeline.reward.model import FaceRewardModel
-from pipeline.reward.train import build, evaluate_pairs, optimizer_of, reward_differences, warmup_cosine
+from pipeline.reward.train import build, evaluate_pairs, reward_differences
+from pipeline.training import adamw, warmup_cosine
 from tests.reward.toy import architecture, reward_params, training_params
 
 CPU = torch.device("cpu")
@@ -137,7 +138,7 @@ def test_seeds_give_different_models(candidates: Candidates) -> None:
 
 def test_no_decay_on_biases_norms_and_scales() -> None:
     model = build(reward_params(unlocked_text_layers=None), "a face", 0)
-    decayed, free = optimizer_of(model, 1e-3, 0.35).param_groups
+    decayed, free = adamw(model.parameters(), 1e-3, 0.35).param_groups
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.35, 0.0)
     assert {p.ndim for p in free["params"]} == {0, 1}
     assert min(p.ndim for p in decayed["params"]) == 2
