@@ -20,7 +20,6 @@ PARAMS = EvaluationParams(
     noise=[10.0],
     jpeg=[30],
     oversharpen=[2.0],
-    pattern=[5.0],
 )
 
 
