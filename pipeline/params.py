@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 GROUPS = frozenset(
     (
-        "seed image_size faces degradation base gan restore features pairs labels svm frm refl benchmark report runtime"
+        "seed image_size faces degradation base gan restore features pairs labels svm frm learning refl benchmark"
+        " report runtime"
     ).split()
 )
 PARAMS_FILE = Path("params.yaml")

@@ -16,7 +16,7 @@ from tests import closure
 ROOT = closure.ROOT
 DAG: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 STAGES = list(DAG["stages"])
-ORDER = "prepare degrade base gan restore features pairs label frm refl benchmark report".split()
+ORDER = "prepare degrade base gan restore features pairs label frm learning refl benchmark report".split()
 MODULES = [path for name in closure.PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
 
 

@@ -76,8 +76,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if (ROOT / ".scratch/wheels").is_dir():  # fetched before: spare the network
         shutil.copytree(ROOT / ".scratch/wheels", clone / ".scratch/wheels")
     assert ran(dvc(clone, "repro")) == {
-        "prepare", "degrade", "base", "gan", "restore", "features", "pairs", "label", "frm", *REFL, "benchmark",
-        "report"
+        "prepare", "degrade", "base", "gan", "restore", "features", "pairs", "label", "frm", "learning", *REFL,
+        "benchmark", "report"
     }  # fmt: skip
     git(clone, "add", "dvc.lock", "metrics", "plots")
     git(clone, "commit", "--quiet", "--message", "results")
@@ -132,7 +132,8 @@ def test_a_second_run_does_nothing(project: Path) -> None:
         ("faces.max_rejected", 0.3, {"prepare"}),
         ("degradation.noise", [0.0, 3.0], {"degrade"}),
         ("gan.discriminator.r1", 2.0, {"gan", *REFL}),  # `base` is not trained again
-        ("frm.reward.seed", 7, {"frm"}),
+        ("frm.reward.seed", 7, {"frm", "learning"}),
+        ("learning.steps", 5, {"learning"}),
         ("refl.diffbir.learning_rate", 0.003, {f"refl@diffbir-{variant}" for variant in VARIANTS}),
         ("benchmark.resamples", 123, {"benchmark"}),
         ("report.first_faces", 3, set()),
@@ -168,7 +169,8 @@ def test_a_change_reruns_its_stage_and_what_follows_only(edited: Path) -> None:
 def test_running_stages_again_gives_the_same_bytes(project: Path) -> None:
     """Fresh, without the run-cache: same CPU, same threads, same versions, same bytes."""
     before = outputs(project)
-    again = ["prepare", "degrade", "gan", "restore", "pairs", "label", "frm", "refl@diffbir-full", "refl@osediff-full"]
+    again = ["prepare", "degrade", "gan", "restore", "pairs", "label", "frm", "learning"]
+    again += ["refl@diffbir-full", "refl@osediff-full"]
     assert ran(dvc(project, "repro", "--force", "--single-item", *again)) == set(again)
     after = outputs(project)
     assert {name for name in before | after if before.get(name) != after.get(name)} == set()
@@ -228,7 +230,7 @@ def test_a_person_votes_exports_sets_one_param_and_repro_retrains_with_their_vot
     assert exported.returncode == 0, exported.stderr
     assert "30 votes, 30 new" in exported.stdout
     edit_params(edited, "labels.source", "both")
-    assert ran(dvc(edited, "repro")) == {"label", "frm", *REFL, "benchmark", "report"}
+    assert ran(dvc(edited, "repro")) == {"label", "frm", "learning", *REFL, "benchmark", "report"}
 
     counts = json.loads((edited / "metrics/svm.json").read_text())["human_votes"]
     assert (counts["read"], counts["standing"]) == (30, 30)

@@ -114,7 +114,9 @@ def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
         "distributions": distributions(benchmark, dataset, scores, params.headline),
         "training": curves.training(inputs.plots / "refl", inputs.metrics / "refl", restorers),
         "base_plots": curves.plots(sorted(inputs.plots.glob("base*.csv"))),
-        "frm": evidence.reward_model(read_json(inputs.metrics / "frm.json")),
+        "frm": evidence.reward_model(
+            read_json(inputs.metrics / "frm.json"), read_json(inputs.metrics / "frm_learning.json")
+        ),
         "frm_plots": curves.evidence_plots(sorted(inputs.plots.glob("frm_*.csv"))),
         "svm": evidence.svm(read_json(inputs.metrics / "svm.json")),
         "svm_plots": curves.evidence_plots(sorted(inputs.plots.glob("svm_*.csv"))),

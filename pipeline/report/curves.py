@@ -20,7 +20,12 @@ NAMED = ("base", "full", "no_reward", "more_base", "structure", "reward", "stati
 PALETTE = 6  # further colours, c0 …
 INTERVAL = {"lo": "hi", "low": "high"}
 NOT_PLOTTED = {"n", "faces", "strength"}  # counts, and what the x axis already says
-SEPARATES = {"model": {"reward": "FRM", "heldout": "held-out FRM"}, "restorer": {}, "variant": {}}
+SEPARATES = {
+    "model": {"reward": "FRM", "heldout": "held-out FRM"},
+    "labels": {"votes": "votes alone", "votes+svm": "votes and the SVM’s labels"},
+    "restorer": {},
+    "variant": {},
+}
 MORE_BASE = "more_base"  # counts base-training steps, another unit than ReFL's
 # reward and what it must not cost, against steps: where reward rises and these get worse, the reward is being hacked
 HACKING = {
@@ -60,7 +65,7 @@ def evidence_plots(paths: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
 def figure(frame: pd.DataFrame, title: str) -> dict[str, Any]:
     """Charts of any table: text columns that name every row make a dot chart, else series over the first number.
 
-    A column `model`, `restorer` or `variant` separates series; any other text column separates charts; `lo`/`hi` are
+    A column of `SEPARATES` separates series; any other text column separates charts; `lo`/`hi` are
     intervals. A calibration gets the diagonal.
     """
     text = [name for name in frame.columns if not is_numeric_dtype(frame[name])]

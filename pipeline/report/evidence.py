@@ -7,24 +7,26 @@ from typing import Any
 
 from pipeline.report import charts
 from pipeline.report.curves import words
-from pipeline.report.text import listed, restorer_label, share, value_text
+from pipeline.report.text import listed, restorer_label, share, signed, value_text
 
 SHARES = {"accuracy", "coverage", "fit_accuracy", "best_in_hindsight", "annotator", "agreement"}  # shown in percent
 CHANCE = ("chance", 0.5)
 MODELS = {"": "FRM", "heldout": "held-out FRM"}
+LEARNT_FROM = {"votes": "votes alone", "votes+svm": "votes and the SVM’s labels"}
 ANCHORS = {"hq": "the original", "smooth": "the restoration to the over-smoothed", "sharp": "… to the over-sharpened"}
 
 Row = tuple[str, float, float | None, float | None]
 
 
-def reward_model(content: Mapping[str, Any]) -> dict[str, Any]:
-    """metrics/frm.json: a sentence, accuracies side by side, tables by margin, by restorer and by damage, the rest."""
+def reward_model(content: Mapping[str, Any], learning: Mapping[str, Any]) -> dict[str, Any]:
+    """metrics/frm.json and frm_learning.json: sentences, accuracies side by side, tables, the rest."""
     models = {name: content if not name else content.get(name, {}) for name in MODELS}
     known = {name: entry for name, entry in models.items() if "headline" in entry}
+    found = (_anchors(known), _margins(known), _pairs(known), _damage(known), _learning(learning))
     return {
-        "lead": _frm_lead(content),
+        "lead": f"{_frm_lead(content)} {_learning_lead(learning)}".strip(),
         "chart": _accuracies(content, known),
-        "tables": [table for table in (_anchors(known), _margins(known), _pairs(known), _damage(known)) if table],
+        "tables": [table for table in found if table],
         "facts": facts(content),
     }
 
@@ -152,6 +154,34 @@ def _damage(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
             cells.append((said, "" if one["monotone"] else "worse"))
         rows.append((name.replace("_", " "), cells))
     return _table("Does the reward fall as damage grows?", models, rows)
+
+
+def _learning(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Accuracy by share of the fit faces: on votes alone, on votes and the SVM's labels, and the gain."""
+    rows = []
+    for entry in content["shares"]:
+        low, high = entry["gain"]["ci95"]
+        verdict = "better" if low > 0 else "worse" if high < 0 else ""
+        gain = f"{_points(entry['gain']['mean'])} ({_points(low)} to {_points(high)})"
+        cells = [(f"{_accuracy(entry[name])}, {entry[name]['pairs']:,} pairs", "") for name in LEARNT_FROM]
+        rows.append((f"{share(entry['share'])} of the faces", [*cells, (gain, verdict)]))
+    title = f"What more labels are worth: trainings of {content['steps']:,} steps"
+    return {"title": title, "head": [*LEARNT_FROM.values(), "gain, points"], "rows": rows}
+
+
+def _learning_lead(content: Mapping[str, Any]) -> str:
+    first, last = content["shares"][0], content["shares"][-1]
+    low, high = last["gain"]["ci95"]
+    worth = "raise" if low > 0 else "lower" if high < 0 else "do not measurably change"
+    by = f" ({_points(last['gain']['mean'])} points, {_points(low)} to {_points(high)})"
+    return (
+        f"From {share(first['share'])} to {share(last['share'])} of the labelled faces, votes alone take it from "
+        f"{share(first['votes']['accuracy'])} to {share(last['votes']['accuracy'])}; the SVM’s labels {worth} that{by}."
+    )
+
+
+def _points(value: float) -> str:
+    return signed(100 * value, 1)
 
 
 def _table(

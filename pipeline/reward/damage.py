@@ -1,6 +1,7 @@
 """Pairs "intact before damaged before more damaged": what nobody has to label, and what a reward must not get wrong.
 
-Without them a reward trained on restorations alone takes noise and over-sharpening for detail, and ReFL finds that out.
+Without them a reward trained on restorations alone takes noise, over-sharpening and fine patterns for detail, and ReFL
+finds that out.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import pandas as pd
 from pipeline.images import Pixels
 from pipeline.reward.data import Candidates
 from pipeline.reward.params import DamageParams
-from pipeline.reward.robustness import blur, jpeg, noise, oversharpen
+from pipeline.reward.robustness import blur, jpeg, noise, oversharpen, pattern
 from pipeline.runtime import rng
 
-KINDS = ("blur", "noise", "jpeg", "oversharpen")
+KINDS = ("blur", "noise", "jpeg", "oversharpen", "pattern")
 
 
 def with_damage(
@@ -58,4 +59,6 @@ def _damage(image: Pixels, kind: str, strength: float, seed: int, name: str) -> 
         return noise(image, strength, seed, "frm-damage", name)
     if kind == "jpeg":
         return jpeg(image, 100 - strength)
+    if kind == "pattern":
+        return pattern(image, strength, seed, "frm-damage", name)
     return oversharpen(image, strength)

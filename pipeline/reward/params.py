@@ -47,6 +47,7 @@ class DamageParams(Params):
     noise: tuple[float, float]  # sigma of 255
     jpeg: tuple[float, float]  # 100 − quality
     oversharpen: tuple[float, float]  # amount of unsharp masking
+    pattern: tuple[float, float]  # amplitude of 255
 
 
 class TrainingParams(Params):
@@ -88,6 +89,7 @@ class EvaluationParams(Params):
     noise: list[float]  # sigma of 255
     jpeg: list[int]  # quality, falling
     oversharpen: list[float]  # amount of unsharp masking, growing
+    pattern: list[float]  # amplitude of a pattern 2 to 4 px fine, of 255, growing
 
 
 class FrmParams(Params):

@@ -1,4 +1,4 @@
-"""Does the reward fall when a face gets worse? Growing blur, noise, JPEG and over-sharpening, and exchanged faces."""
+"""Does the reward fall when a face gets worse? Growing blur, noise, JPEG, sharpening, patterns; exchanged faces."""
 
 from __future__ import annotations
 
@@ -43,6 +43,18 @@ def oversharpen(image: Pixels, amount: float) -> Pixels:
     return _clip(image + amount * (image.astype(np.float64) - blur(image, 1.0)))
 
 
+def pattern(image: Pixels, amplitude: float, *seed: object) -> Pixels:
+    """A regular pattern two to four px fine, `amplitude` of 255: what networks draw that learnt to please a reward.
+
+    Period, direction, phase and the share of each colour channel are drawn from `seed`.
+    """
+    generator = rng(*seed, "frm-pattern")
+    angle, phase = generator.random(2) * (np.pi, 2 * np.pi)
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]]
+    wave = np.cos(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / generator.uniform(2.0, 4.0) + phase)
+    return _clip(image + amplitude * wave[..., None] * generator.uniform(0.5, 1.0, 3))
+
+
 def paste_face(image: Pixels, other: Pixels) -> Pixels:
     """The inner face of `other` on `image`, with a soft rim: another person's features on this head."""
     height, width = image.shape[:2]
@@ -73,6 +85,7 @@ def robustness(
         "noise": [(s, [noise(i, s, seed, k) for k, i in enumerate(images)]) for s in params.noise],
         "jpeg": [(q, [jpeg(i, q) for i in images]) for q in params.jpeg],
         "oversharpen": [(a, [oversharpen(i, a) for i in images]) for a in params.oversharpen],
+        "pattern": [(a, [pattern(i, a, seed, k) for k, i in enumerate(images)]) for a in params.pattern],
     }
     summary: dict[str, Any] = {}
     rows = []

@@ -224,6 +224,18 @@ def write_metrics(root: Path, rows: list[dict[str, Any]], with_further: bool) ->
             "labels": "simulated",
         },
     )
+    by_share = [
+        {
+            "share": part,
+            "votes": headline | {"accuracy": 0.7 + part / 10, "pairs": round(900 * part), "fit_faces": 80},
+            "votes+svm": headline | {"accuracy": 0.72 + part / 10, "pairs": round(1300 * part), "fit_faces": 80},
+            "gain": {"mean": 0.02, "ci95": [0.004, 0.036]},
+        }
+        for part in (0.25, 1.0)
+    ]
+    write_json(
+        root / "metrics/frm_learning.json", {"steps": 400, "seeds": 1, "labels": "simulated", "shares": by_share}
+    )
     write_json(
         root / "metrics/svm.json",
         {"accuracy": 0.83, "coverage": 0.86, "ci95": [0.80, 0.86], "n": 900, "kernel": "linear"},
@@ -264,6 +276,11 @@ def write_plots(root: Path) -> None:
             for m in ("reward", "heldout")
             for d in ("blur", "noise")
             for level in range(4)
+        ],
+        "frm_learning": [
+            {"share": s, "labels": name, "accuracy": 0.7 + s / 10, "lo": 0.65, "hi": 0.85}
+            for name in ("votes", "votes+svm")
+            for s in (0.25, 1.0)
         ],
         "svm_importance": [
             {"feature": f, "importance": i, "lo": i - 0.01, "hi": i + 0.01}

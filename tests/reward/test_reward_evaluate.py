@@ -20,6 +20,7 @@ PARAMS = EvaluationParams(
     noise=[10.0],
     jpeg=[30],
     oversharpen=[2.0],
+    pattern=[5.0],
 )
 
 

@@ -28,6 +28,18 @@ def test_damages_do_what_they_say_and_more_when_stronger() -> None:
         assert strong > weak > 0
 
 
+def test_a_pattern_is_one_wave_two_to_four_px_long_of_the_amplitude_asked_for() -> None:
+    flat = np.full((64, 64, 3), 128, np.uint8)
+    for seed in range(8):
+        wave = robustness.pattern(flat, 40.0, seed).astype(float) - 128
+        assert 20 <= np.abs(wave).max() <= 40
+        spectrum = np.abs(np.fft.fft2(wave.mean(axis=2) - wave.mean()))
+        row, column = np.unravel_index(spectrum.argmax(), spectrum.shape)
+        frequency = np.hypot(np.fft.fftfreq(64)[row], np.fft.fftfreq(64)[column])
+        assert 1 / 4 - 1 / 64 <= frequency <= 1 / 2 + 1 / 64
+    assert np.array_equal(robustness.pattern(flat, 40.0, 1), robustness.pattern(flat, 40.0, 1))
+
+
 def test_pasting_changes_the_inner_face_alone() -> None:
     pasted = robustness.paste_face(FACES[0], FACES[1])
     assert np.array_equal(pasted[:4, :4], FACES[0][:4, :4])

@@ -13,6 +13,7 @@ import yaml
 from pipeline import tables
 from pipeline.annotation.svm import LabelledPairs, PairSVM, Setting, Standardiser, train
 from pipeline.reward.model import FaceRewardModel
+from stages import learning
 from stages.frm import main
 from tests.reward.test_reward_evaluate import PARAMS
 from tests.reward.toy import RESTORERS, reward_params, training_params
@@ -49,6 +50,7 @@ def write_params(root: Path, **heldout: Any) -> None:
     }
     runtime = {"device": "cpu", "threads": 1, "num_workers": 1, "progress": False}
     content = {"seed": 0, "labels": {"prior_votes": 0.5}, "frm": frm, "runtime": runtime}
+    content["learning"] = {"shares": [0.5, 1.0], "steps": 4, "seeds": 1}
     (root / "params.yaml").write_text(yaml.safe_dump(content))
 
 
@@ -67,7 +69,7 @@ def test_stage_writes_both_models_and_the_same_bytes_twice(root: Path) -> None:
     assert set(found["single_features"]["blind"]) == {"sharpness", "entropy"}
     assert found["single_features"]["blind"]["sharpness"]["accuracy"] == found["best_blind_feature"]["accuracy"] == 1.0
     assert found["svm"] == {"accuracy": 1.0, "accuracy_given": 1.0, "coverage": 1.0, "n": 4}
-    assert set(found["robustness"]) == {"blur", "noise", "jpeg", "oversharpen", "identity_swap"}
+    assert set(found["robustness"]) == {"blur", "noise", "jpeg", "oversharpen", "pattern", "identity_swap"}
     assert set(found["heldout"]) >= {"headline", "anchors", "by_restorer_pair", "calibration", "single_annotator"}
     assert found["heldout"]["trained_on"]["fit_pairs"] == found["trained_on"]["fit_pairs"] == 24
     reward, heldout = (FaceRewardModel.from_pretrained(root / "data/frm" / name) for name in ("reward", "heldout"))
@@ -95,3 +97,17 @@ def test_mistakes_end_with_one_line(
     assert error.startswith("error: ")
     assert message in error
     assert not (root / "metrics/frm.json").exists()
+
+
+def test_stage_learning_writes_its_curve_and_the_same_bytes_twice(root: Path) -> None:
+    files = [root / "metrics/frm_learning.json", root / "plots/frm_learning.csv"]
+    learning.main()
+    first = [file.read_bytes() for file in files]
+    learning.main()
+    assert [file.read_bytes() for file in files] == first
+    assert not (root / ".scratch/learning").exists()
+    found = json.loads(files[0].read_text())
+    assert [entry["share"] for entry in found["shares"]] == [0.5, 1.0]
+    assert [entry["votes"]["pairs"] for entry in found["shares"]] == [8, 16]  # of the 24 fit pairs the SVM labelled 8
+    assert [entry["votes+svm"]["pairs"] for entry in found["shares"]] == [12, 24]
+    assert {entry[name]["n"] for entry in found["shares"] for name in ("votes", "votes+svm")} == {4}

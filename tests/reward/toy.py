@@ -38,7 +38,13 @@ def reward_params(**changes: Any) -> RewardParams:
 
 
 def damage_params(**changes: Any) -> DamageParams:
-    values: dict[str, Any] = {"blur": (0.5, 2.0), "noise": (5.0, 40.0), "jpeg": (20.0, 80.0), "oversharpen": (1.0, 4.0)}
+    values: dict[str, Any] = {
+        "blur": (0.5, 2.0),
+        "noise": (5.0, 40.0),
+        "jpeg": (20.0, 80.0),
+        "oversharpen": (1.0, 4.0),
+        "pattern": (2.0, 20.0),
+    }
     return DamageParams(**(values | {"weight": 0.5} | changes))
 
 
