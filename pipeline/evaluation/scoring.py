@@ -155,8 +155,7 @@ class Scorer:
         hashes = self.hashes(images)
         file = f"{embedder}-{embedder_code(embedder)}"
         known = self._cache.vectors(file)
-        # the first place of each unknown image
-        missing = list({key: row for row, key in reversed(list(enumerate(hashes))) if key not in known}.values())[::-1]
+        missing = _first_rows(hashes, known)
         for start in range(0, len(missing), BLOCK):
             part = missing[start : start + BLOCK]
             padded = [images[row] for row in part] + [images[part[-1]]] * (-len(part) % CHUNK)  # see `_compute`
@@ -180,7 +179,7 @@ class Scorer:
         groups: dict[tuple[int, ...], list[str]] = {}
         for name in names:
             known = self._cache.lookup(files[name])
-            missing = tuple(row for row, key in enumerate(keys[name]) if key not in known)
+            missing = _first_rows(keys[name], known)
             groups.setdefault(missing, []).append(name)
         for rows, wanted in groups.items():
             for start in range(0, len(rows), BLOCK):
@@ -225,6 +224,11 @@ class Scorer:
     def _against(self, faces: Sequence[int]) -> tuple[list[Pixels] | None, list[Pixels]]:
         hq, lq = self._dataset.hq, self._dataset.lq
         return [hq[face] for face in faces] if hq is not None else None, [lq[face] for face in faces]
+
+
+def _first_rows(keys: Sequence[str], known: Collection[str]) -> tuple[int, ...]:
+    """Where each key that is not known stands first: two equal images are scored once."""
+    return tuple(sorted({key: row for row, key in reversed(list(enumerate(keys))) if key not in known}.values()))
 
 
 def usable(names: Sequence[str], dataset: Dataset, rewards: Collection[str]) -> tuple[list[str], dict[str, str]]:

@@ -78,7 +78,7 @@ _ALL = (
     ),
     # perceptual distance
     _metric("stlpips_vgg", "ST-LPIPS (VGG)", "lower", "reference", "in_loss", min_size=32),
-    _metric("stlpips_alex", "ST-LPIPS (AlexNet)", "lower", "reference", min_size=32),
+    _metric("stlpips_alex", "ST-LPIPS (AlexNet)", "lower", "reference", "in_loss", min_size=32),
     _metric(
         *("lpips_vgg", "LPIPS (VGG)", "lower", "reference"),
         min_size=32,

@@ -66,7 +66,7 @@ def absence(metric: Metric, size: int) -> str:
         return f"valid from {metric.min_size} px, these images have {size} px"
     if missing := stored.missing(metric.weights):
         said = f"its weights are not on disk: {', '.join(map(str, missing))}"
-        return f"{said}; {metric.obtain or FETCH.format(metric.pyiqa, stored.HUB)}"
+        return f"{said}; {metric.obtain or FETCH.format(metric.pyiqa or metric.name, stored.HUB)}"
     return _trial(metric, size) if metric.name.startswith(PYIQA) else ""
 
 

@@ -77,6 +77,21 @@ def test_a_second_run_computes_only_what_is_new(dataset, tmp_path):
     assert model.scored > calls
 
 
+def test_two_equal_images_are_scored_once(dataset, monkeypatch):
+    seen = []
+    true_score = compute.score
+
+    def counted(names, images, *rest, **more):
+        seen.append(len(images))
+        return true_score(names, images, *rest, **more)
+
+    monkeypatch.setattr(scoring.compute, "score", counted)
+    monkeypatch.setattr(scoring, "CHUNK", 1)
+    scores = Scorer(dataset, {}, ScoreCache()).score(["psnr"], [dataset.lq, list(dataset.lq)])["psnr"]
+    assert seen == [len(IDS)]
+    np.testing.assert_array_equal(scores[:, 0], scores[:, 1])
+
+
 def test_a_score_does_not_depend_on_what_the_cache_held(dataset, tmp_path, monkeypatch):
     seen = []
     true_score = compute.score
@@ -94,8 +109,9 @@ def test_a_score_does_not_depend_on_what_the_cache_held(dataset, tmp_path, monke
 
 
 def test_absent_metrics_are_named_with_their_reason(dataset):
-    names, absent = usable(["psnr", "niqe", "reward_frm"], dataset, set())
+    names, absent = usable(["psnr", "niqe", "reward_frm", "fid"], dataset, set())
     assert names == ["psnr"]
+    assert "run pyiqa's fid once" in absent["fid"]
     assert "192 px" in absent["niqe"]
     assert "reward model" in absent["reward_frm"]
     blind = Dataset("wild", IDS, ("",) * 3, dataset.lq, None, 32)
