@@ -77,7 +77,7 @@ OFFICIAL: dict[str, object] = {
     "learning_rate": 5e-5,
     "weights": {"reward": 0.005, "lowpass": 0.01, "perceptual": 0.01, "regulariser": 1e-4},
     "lowpass_levels": 3,
-    "perceptual_net": "vgg",
+    "perceptual_nets": {"vgg": 1.0},
     "cache_mb": 4000,
     "condition_cache_mb": 100,
 }

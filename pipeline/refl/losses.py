@@ -5,12 +5,14 @@ L = w_r·(1 − FRM(x0, c)) + w_dwt·L1(lowpass(x0), lowpass(HQ)) + w_lpips·LPI
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import torch
 from pytorch_wavelets import DTCWTForward
 from torch import nn
 
+from pipeline.metrics.perceptual import Net, PerceptualDistance
 from pipeline.refl.params import WeightParams
 
 
@@ -32,6 +34,30 @@ class LowPass(nn.Module):
 def lowpass_loss(lowpass: LowPass, images: torch.Tensor, hq: torch.Tensor) -> torch.Tensor:
     """mean |lowpass(x0) − lowpass(HQ)|: structure and colour, not texture."""
     return (lowpass(images) - lowpass(hq)).abs().mean()
+
+
+class PerceptualLoss(nn.Module):
+    """Σ_n s_n·ST-LPIPS_n(x0, HQ) over networks n, s their shares: at 64 px VGG keeps identity, AlexNet landmarks.
+
+    Frozen; the features of the HQ can be kept between steps.
+    """
+
+    def __init__(self, shares: Mapping[Net, float], device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        self.terms = [(share, PerceptualDistance(net, device)) for net, share in shares.items()]
+        self.networks = nn.ModuleList(distance for _, distance in self.terms)
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Features of every network, one after the other, of images [N, 3, H, W] in [-1, 1]; H, W ≥ 16."""
+        return [layer for _, distance in self.terms for layer in distance.features(images)]
+
+    def distance(self, reference: list[torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+        """The sum [N] for images [N, 3, H, W] in [-1, 1] against a reference given by its `features`."""
+        layers, total = iter(reference), images.new_zeros(len(images))
+        for share, distance in self.terms:
+            own = [next(layers) for _ in distance.net.lins]
+            total = total + share * distance.distance(own, images)
+        return total
 
 
 def reward_loss(reward: torch.Tensor, reward_hq: torch.Tensor, bounded: bool) -> torch.Tensor:

@@ -13,10 +13,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from pipeline.metrics.perceptual import PerceptualDistance
 from pipeline.params import UserError
 from pipeline.refl.cache import Key, PerFace
-from pipeline.refl.losses import Losses, LowPass, lowpass_loss, reward_loss
+from pipeline.refl.losses import Losses, LowPass, PerceptualLoss, lowpass_loss, reward_loss
 from pipeline.refl.params import DynamicParams, ReflParams, Variant
 from pipeline.restorers.protocol import Renoising, Restorer, RolloutSettings
 from pipeline.reward.loss import preference_loss
@@ -74,7 +73,7 @@ class ReFL:
         self.frm = copy.deepcopy(frm).eval().requires_grad_(False)  # the copy that learns; `frm` itself never changes
         self.frm_optimizer = adamw(_unfrozen(self.frm), params.dynamic.learning_rate, params.dynamic.weight_decay)
         self.frm.requires_grad_(False)
-        self.perceptual = PerceptualDistance(params.perceptual_net, accelerator.device)
+        self.perceptual = PerceptualLoss(params.perceptual_nets, accelerator.device)
         self.lowpass = LowPass(params.lowpass_levels).to(accelerator.device)
         self.cache, self.conditions = PerFace(params.cache_mb), PerFace(params.condition_cache_mb)
         kind = accelerator.device.type

@@ -30,7 +30,7 @@ def params(**changes: object) -> ReflParams:
         "bounded": False,
         "normalise": False,
         "lowpass_levels": 1,
-        "perceptual_net": "alex",
+        "perceptual_nets": {"alex": 1.0},
         "cache_mb": 10,
         "condition_cache_mb": 1,
         "dynamic": DynamicParams(every=2, weight=0.1, learning_rate=1e-3, weight_decay=0.35, max_grad_norm=1.0),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.refl.losses import Losses, LowPass, lowpass_loss, reward_loss
+from pipeline.metrics.perceptual import PerceptualDistance
+from pipeline.refl.losses import Losses, LowPass, PerceptualLoss, lowpass_loss, reward_loss
 from pipeline.refl.params import WeightParams
 
 
@@ -33,6 +34,13 @@ def test_lowpass_keeps_constants_apart_and_ignores_fine_checks() -> None:
     gain = float(lowpass(brighter).mean()) / 0.1
     assert float(lowpass_loss(lowpass, brighter, flat)) == pytest.approx(0.1 * gain, rel=1e-5)
     assert float(lowpass_loss(lowpass, checks, flat)) < 0.05 * float(lowpass_loss(lowpass, flat + 0.5, flat))
+
+
+def test_perceptual_loss_is_the_weighted_sum_over_networks() -> None:
+    hq, images = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    loss = PerceptualLoss({"vgg": 1.0, "alex": 3.0})
+    expected = PerceptualDistance("vgg")(hq, images) + 3.0 * PerceptualDistance("alex")(hq, images)
+    torch.testing.assert_close(loss.distance(loss.features(hq), images), expected)
 
 
 def test_bounded_reward_gives_nothing_above_the_original() -> None:

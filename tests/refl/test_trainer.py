@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pipeline.metrics.perceptual import PerceptualDistance
 from pipeline.params import UserError
 from pipeline.refl.params import WeightParams
 from pipeline.refl.trainer import ReFL
@@ -71,7 +72,7 @@ def test_gradient_is_that_of_the_last_step_alone() -> None:
     total = (
         (1 - trainer.frm(prediction.images, captions)).mean()
         + 0.5 * (trainer.lowpass(prediction.images) - trainer.lowpass(batch.hq)).abs().mean()
-        + 0.5 * trainer.perceptual(batch.hq, prediction.images).mean()
+        + 0.5 * PerceptualDistance("alex").double()(batch.hq, prediction.images).mean()
         + 0.1 * prediction.regulariser
     )
     expected = torch.autograd.grad(total, trainer.trained, allow_unused=True)
