@@ -1,4 +1,4 @@
-"""Two processes (torchrun, gloo): the same training as one with twice the accumulation."""
+"""Two processes of `accelerate launch` (gloo): the same training as one with twice the accumulation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ def test_two_processes_equal_one_with_twice_the_accumulation(tmp_path: Path) -> 
     """Restorer and Face Reward Model (updated at steps 2 and 4), to rounding of float64."""
     alone = run_tiny.run(tmp_path / "alone", accumulation=2, **RECIPE)
     two = tmp_path / "two"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    # --multi_gpu: accelerate's launcher of several processes on one machine, which Accelerator(cpu=True) then takes off
+    # the GPU; without it, and with --cpu, accelerate starts one process and waits for MPI to start the other
+    machine = ["--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *machine]
     script = ["-m", "tests.refl.run_tiny", str(two), json.dumps({"accumulation": 1, **RECIPE})]
     done = subprocess.run([*launch, *script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
