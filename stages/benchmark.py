@@ -44,7 +44,8 @@ def main(
     models = {f"{name}/{variant}": path for name, folders in matrix.items() for variant, path in folders.items()}
     comparisons = [one for name, folders in matrix.items() for one in restorer_comparisons(name, list(folders))]
     roles = used_roles(value("features.names"), value("features.reference"))
-    plan = Plan(params.metrics, comparisons, params.resamples, seed, params.samples, roles)
+    counts = (params.samples, params.diversity_samples)
+    plan = Plan(params.metrics, comparisons, params.resamples, seed, *counts, roles)
     rewards = {f"reward_{name}": load_reward(data / "frm" / folder, device()) for name, folder in REWARDS.items()}
     cache = ScoreCache(CACHE)
 
@@ -67,8 +68,7 @@ def main(
             restorer = load_restorer(path, device())
             if opened is own and model.endswith("/base"):
                 costs[model.partition("/")[0]] = cost(restorer, dataset, seed)
-            samples = max(params.samples, params.diversity_samples)
-            rows += restore(dataset, restorer, model, samples, params.batch_size, seed)
+            rows += restore(dataset, restorer, model, max(counts), params.batch_size, seed)
         for name, images in (theirs if opened is own else {}).items():
             rows += restore(dataset, images, f"{name}/base", 1, params.batch_size, seed)
         tables.write(RESTORED, folder, rows)

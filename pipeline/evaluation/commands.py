@@ -68,7 +68,7 @@ def compare(
         if other != model
     ]
     samples = max(len(each) for each in restored.values())
-    plan = Plan(asked, comparisons, resamples, seed, samples, {})
+    plan = Plan(asked, comparisons, resamples, seed, samples, samples, {})
     result, rows = measure(opened.dataset, restored, plan, rewards, ScoreCache(cache), opened.notes, opened.published)
     name = opened.dataset.name
     write_json(out / "benchmark.json", result | {"notes": opened.notes})

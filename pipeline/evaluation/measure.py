@@ -44,6 +44,7 @@ class Plan:
     resamples: int
     seed: int
     samples: int  # of each face that are scored
+    diversity_samples: int  # of each face that are compared with each other; under 2: diversity is not measured
     roles: Mapping[str, Sequence[str]]  # roles that a metric has beside the catalogue's, from what the params say
 
 
@@ -67,6 +68,7 @@ def measure(
     of_images = [name for name in names if name not in SET_METRICS]
     scorer = Scorer(dataset, rewards, cache)
     scored = {model: samples[: plan.samples] for model, samples in restored.items()}
+    compared = {model: samples[: plan.diversity_samples] for model, samples in restored.items()}
     rows = score_models(scorer, dataset, scored, of_images)
     frame = pd.DataFrame(rows)
     between = impostor(scorer, dataset, names)
@@ -83,7 +85,7 @@ def measure(
     return result | {
         "datasets": {dataset.name: about | {"notes": list(notes), "absent": absent, "impostor": between}},
         "frechet": {dataset.name: sets},
-        "diversity": {dataset.name: spread_of_samples(diversity(dataset, restored, cache), plan)},
+        "diversity": {dataset.name: spread_of_samples(diversity(dataset, compared, cache), plan)},
         "bradley_terry": {dataset.name: rankings(frame, plan)},
         "seeds": {dataset.name: seeds(frame)},
     }, rows

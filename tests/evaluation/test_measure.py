@@ -40,10 +40,8 @@ def dataset(name: str = "test", paired: bool = True) -> Dataset:
 
 def plan(*metrics: str, **more) -> Plan:
     comparisons = [Comparison("r", "full-base", "r/full", "r/base")]
-    return Plan(
-        **{"metrics": metrics, "comparisons": comparisons, "resamples": 200, "seed": 0, "samples": 1, "roles": {}}
-        | more
-    )
+    values = {"metrics": metrics, "comparisons": comparisons, "resamples": 200, "seed": 0, "roles": {}}
+    return Plan(**values | {"samples": 1, "diversity_samples": 3} | more)
 
 
 def run(restored, *metrics, name="test", paired=True, **more):
@@ -90,6 +88,9 @@ def test_diversity_is_the_distance_between_samples():
     assert change["ci95"][1] < 0
     assert change["p"] == pytest.approx(2 / 2**6)
     assert run({"r/base": [HQ], "r/full": [HQ]}, "psnr")[0]["diversity"] == {"test": {}}
+    two, _ = run(restored, "psnr", samples=3, diversity_samples=2)
+    assert two["diversity"]["test"]["scores"]["r"]["base"]["mean"] == pytest.approx(apart, rel=1e-3)
+    assert run(restored, "psnr", samples=3, diversity_samples=0)[0]["diversity"] == {"test": {}}
 
 
 def test_rewards_rank_the_models():
