@@ -19,6 +19,7 @@ STAGES = {
     "pairs": "Pairs of candidates of one face to be judged.",
     "label": "Votes, the SVM that labels the rest, and its evidence.",
     "frm": "Train the Face Reward Model and a second, held-out one.",
+    "learning": "What more labels, and the SVM's, are worth to the reward.",
     "refl": "Reward-feedback learning of one restorer, and its controls.",
     "benchmark": "Scores on the test faces, paired intervals, comparisons with the controls.",
     "report": "One self-contained HTML file.",
