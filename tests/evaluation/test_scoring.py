@@ -40,6 +40,19 @@ def dataset() -> Dataset:
     return Dataset("test", IDS, ("", "", "x"), lq, hq, 32)
 
 
+@pytest.fixture
+def scored(monkeypatch) -> list[int]:
+    """How many images each call of `compute.score` gets."""
+    counts, true_score = [], compute.score
+
+    def counted(names, images, *rest, **more):
+        counts.append(len(images))
+        return true_score(names, images, *rest, **more)
+
+    monkeypatch.setattr(scoring.compute, "score", counted)
+    return counts
+
+
 def test_a_known_shift_has_its_known_psnr_and_the_hq_is_not_compared_with_itself(dataset):
     shifted, original = ([np.full((32, 32, 3), value, np.uint8)] * 3 for value in (100, 110))
     flat = Dataset("test", IDS, ("",) * 3, dataset.lq, original, 32)
@@ -77,35 +90,19 @@ def test_a_second_run_computes_only_what_is_new(dataset, tmp_path):
     assert model.scored > calls
 
 
-def test_two_equal_images_are_scored_once(dataset, monkeypatch):
-    seen = []
-    true_score = compute.score
-
-    def counted(names, images, *rest, **more):
-        seen.append(len(images))
-        return true_score(names, images, *rest, **more)
-
-    monkeypatch.setattr(scoring.compute, "score", counted)
+def test_two_equal_images_are_scored_once(dataset, scored, monkeypatch):
     monkeypatch.setattr(scoring, "CHUNK", 1)
     scores = Scorer(dataset, {}, ScoreCache()).score(["psnr"], [dataset.lq, list(dataset.lq)])["psnr"]
-    assert seen == [len(IDS)]
+    assert scored == [len(IDS)]
     np.testing.assert_array_equal(scores[:, 0], scores[:, 1])
 
 
-def test_a_score_does_not_depend_on_what_the_cache_held(dataset, tmp_path, monkeypatch):
-    seen = []
-    true_score = compute.score
-
-    def counted(names, images, *rest, **more):
-        seen.append(len(images))
-        return true_score(names, images, *rest, **more)
-
-    monkeypatch.setattr(scoring.compute, "score", counted)
+def test_a_score_does_not_depend_on_what_the_cache_held(dataset, tmp_path, scored):
     cache = ScoreCache(tmp_path / "scores")
     first = Dataset("test", IDS[:1], ("",), dataset.lq[:1], dataset.hq[:1], 32)
     Scorer(first, {}, cache).score(["psnr", "ssim"], [first.lq])
     Scorer(dataset, {}, cache).score(["psnr", "ssim"], [dataset.lq])
-    assert seen == [scoring.CHUNK, scoring.CHUNK]  # whole chunks, however many were missing
+    assert scored == [scoring.CHUNK, scoring.CHUNK]  # whole chunks, however many were missing
 
 
 def test_absent_metrics_are_named_with_their_reason(dataset):
