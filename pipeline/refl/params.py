@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from pipeline.params import Params, UserError
 
@@ -72,7 +72,9 @@ class ReflParams(Params):
     bounded: bool  # relu(FRM(HQ) − FRM(x0)) instead of 1 − FRM(x0): nothing is won above the HQ's own reward
     normalise: bool  # divide losses of images by |∂x0/∂output| of the gradient step, so that weights transfer
     lowpass_levels: int = Field(ge=1, le=6)  # of the dual-tree complex wavelet; official 3 at 512 px
-    perceptual_nets: dict[Literal["alex", "vgg"], float] = Field(min_length=1)  # of ST-LPIPS, each with its share
+    perceptual_nets: dict[Literal["alex", "vgg"], PositiveFloat] = Field(
+        min_length=1
+    )  # of ST-LPIPS, each with its share
     cache_mb: int = Field(ge=0)  # memory for perceptual features of the HQ
     condition_cache_mb: int = Field(ge=0)  # and for latents of the LQ, worth it where encoding them takes a network
     dynamic: DynamicParams
@@ -83,13 +85,6 @@ class ReflParams(Params):
     explosion: ExplosionParams | None  # null: a loss may grow as it likes, as long as it is finite
     more_base_learning_rate: float = Field(gt=0)  # of the control that continues base training at equal compute
     checkpoint_every: int = Field(ge=1)
-
-    @field_validator("perceptual_nets")
-    @classmethod
-    def _shares_count(cls, shares: dict[str, float]) -> dict[str, float]:
-        if any(share <= 0 for share in shares.values()):
-            raise ValueError("shares must be positive; leave out a network that must not count")
-        return shares
 
     @model_validator(mode="after")
     def _patience_needs_a_best(self) -> ReflParams:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.report import charts
-from pipeline.report.curves import words
+from pipeline.report.curves import SEPARATES, words
 from pipeline.report.text import listed, restorer_label, share, signed, value_text
 
 SHARES = {"accuracy", "coverage", "fit_accuracy", "best_in_hindsight", "annotator", "agreement"}  # shown in percent
 CHANCE = ("chance", 0.5)
 MODELS = {"": "FRM", "heldout": "held-out FRM"}
-LEARNT_FROM = {"votes": "votes alone", "votes+svm": "votes and the SVM’s labels"}
+LEARNT_FROM = SEPARATES["labels"]
 ANCHORS = {"hq": "the original", "smooth": "the restoration to the over-smoothed", "sharp": "… to the over-sharpened"}
 
 Row = tuple[str, float, float | None, float | None]
