@@ -72,9 +72,7 @@ class ReflParams(Params):
     bounded: bool  # relu(FRM(HQ) − FRM(x0)) instead of 1 − FRM(x0): nothing is won above the HQ's own reward
     normalise: bool  # divide losses of images by |∂x0/∂output| of the gradient step, so that weights transfer
     lowpass_levels: int = Field(ge=1, le=6)  # of the dual-tree complex wavelet; official 3 at 512 px
-    perceptual_nets: dict[Literal["alex", "vgg"], PositiveFloat] = Field(
-        min_length=1
-    )  # of ST-LPIPS, each with its share
+    perceptual_nets: dict[Literal["alex", "vgg"], PositiveFloat] = Field(min_length=1)  # ST-LPIPS's, with shares
     cache_mb: int = Field(ge=0)  # memory for perceptual features of the HQ
     condition_cache_mb: int = Field(ge=0)  # and for latents of the LQ, worth it where encoding them takes a network
     dynamic: DynamicParams
