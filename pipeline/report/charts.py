@@ -19,13 +19,17 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 18, 10, 34  # margins around the plot area, px
 
 @dataclass(frozen=True)
 class Series:
-    """One line: its colour class and its finite points; a `reference` is thin, without markers; `kept`: a ringed x."""
+    """One line: its colour class and its finite points; a `reference` is thin, without markers; `kept`: a ringed x.
+
+    `band`: lower and upper end of each point's interval.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     reference: bool = False
     kept: float | None = None
+    band: tuple[Sequence[float], Sequence[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,16 @@ def lines(
     series: Sequence[Series], x_label: str, title: str, diagonal: bool = False, width: int = 340, height: int = 210
 ) -> Markup:
     """Line chart with one colour a series; markers where there are few points; `diagonal`: y = x for comparison."""
-    x_scale, y_scale, body = _frame(
-        [v for one in series for v in one.x], [v for one in series for v in one.y], x_label, width, height
-    )
+    heights = [v for one in series for values in (one.y, *(one.band or ())) for v in values]
+    x_scale, y_scale, body = _frame([v for one in series for v in one.x], heights, x_label, width, height)
     if diagonal:
         low, high = max(x_scale.low, y_scale.low), min(x_scale.high, y_scale.high)
         if low < high:
             body.append(_segment("zero", x_scale(low), y_scale(low), x_scale(high), y_scale(high)))
+    for one in series:
+        if one.band:
+            sides = [[(x_scale(x), y_scale(y)) for x, y in zip(one.x, end, strict=True)] for end in one.band]
+            body.append(_area(f"band series-{one.name}", [*sides[0], *reversed(sides[1])]))
     for one in series:
         points = [(x_scale(x), y_scale(y)) for x, y in zip(one.x, one.y, strict=True)]
         body.append(_path(f"line{' reference' if one.reference else ''} series-{one.name}", points))
@@ -246,6 +253,10 @@ def _bar(css: str, x: float, y: float, width: float, height: float) -> str:
 
 def _path(css: str, points: Sequence[tuple[float, float]]) -> str:
     return f'<polyline class="{css}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
+
+
+def _area(css: str, points: Sequence[tuple[float, float]]) -> str:
+    return _path(css, points).replace("<polyline", "<polygon")
 
 
 def _text(css: str, x: float, y: float, text: str) -> str:

@@ -92,7 +92,7 @@ def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
             "identity": text.identity_detail(benchmark, dataset),
             "base": text.base_sentence(benchmark, dataset, params.headline),
             "reward": text.reward_sentence(benchmark, dataset),
-            "hacking": text.hacking_sentence(benchmark, dataset),
+            "hacking": text.hacking_sentence(benchmark, dataset, params.smallest_loss),
             "labels": text.label_sentence(kinds, annotators),
         },
         "simulated": "simulated" in kinds,

@@ -66,7 +66,7 @@ def figure(frame: pd.DataFrame, title: str) -> dict[str, Any]:
     """Charts of any table: text columns that name every row make a dot chart, else series over the first number.
 
     A column of `SEPARATES` separates series; any other text column separates charts; `lo`/`hi` are
-    intervals. A calibration gets the diagonal.
+    the interval of the column before them. A calibration gets the diagonal.
     """
     text = [name for name in frame.columns if not is_numeric_dtype(frame[name])]
     numbers = [name for name in frame.columns if name not in text and name not in NOT_PLOTTED]
@@ -225,8 +225,11 @@ def _same_compute(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]
 
 
 def _series(frame: pd.DataFrame, x: str, y: str, css: str, kept: float | None = None) -> charts.Series:
-    part = frame[[x, y]].dropna()
-    return charts.Series(css, part[x].tolist(), part[y].tolist(), kept=kept)
+    after = frame.columns[frame.columns.get_loc(y) + 1 :][:1]
+    ends = [low_high for name in after if name in INTERVAL for low_high in (name, INTERVAL[name])]
+    part = frame[[x, y, *ends]].dropna()
+    band = (part[ends[0]].tolist(), part[ends[1]].tolist()) if ends else None
+    return charts.Series(css, part[x].tolist(), part[y].tolist(), kept=kept, band=band)
 
 
 def _series_label(by: str | None, name: str) -> str:

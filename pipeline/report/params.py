@@ -16,3 +16,4 @@ class ReportParams(Params):
     zoom_faces: int = Field(ge=1, le=200)
     worst_by: str
     headline: list[str] = Field(min_length=1)
+    smallest_loss: float = Field(ge=0, le=1)  # relative, of a held-out metric or SSIM, that is called reward hacking

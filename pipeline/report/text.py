@@ -196,30 +196,31 @@ def reward_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:
     return f"{opening}: {'; '.join(said)}."
 
 
-def hacking_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:
+def hacking_sentence(benchmark: Mapping[str, Any], dataset: str, smallest_loss: float) -> str:
     """Does the reward that ReFL follows rise while a held-out measure or SSIM gets worse?
 
     Against no_reward where it exists. SSIM is in no loss, and sees a fine pattern that two rewards may like alike.
+    Sure losses under `smallest_loss` (a share of the control's value; not of rewards, whose zero means nothing) are
+    named, not called hacking.
     """
     suspect, clean = [], []
     for restorer, entries in benchmark["comparisons"][dataset].items():
         compared = entries.get("full-no_reward") or entries.get("full-base") or {}
-        own = compared.get(OWN_REWARD)
+        own, label = compared.get(OWN_REWARD), restorer_label(restorer)
         if own is None:
             continue
         watched = [*held_out(benchmark), "ssim"]
-        lost = [name for name in watched if name in compared and compared[name]["worse"]]
-        if own["better"] and lost:
-            losses = listed([f"{_short(benchmark, name)} ({change(name, compared[name])})" for name in lost])
-            suspect.append(
-                f"{restorer_label(restorer)}, whose own reward rises ({change(OWN_REWARD, own)}) "
-                f"while it loses on {losses}"
-            )
+        lost = [name for name in watched if name in compared and compared[name]["worse"]] if own["better"] else []
+        large = [n for n in lost if n.startswith("reward") or abs(compared[n]["relative"]) >= smallest_loss]
+        if large:
+            losses = listed([f"{_short(benchmark, name)} ({change(name, compared[name])})" for name in large])
+            rise = change(OWN_REWARD, own)
+            suspect.append(f"{label}, whose own reward rises ({rise}) while it loses on {losses}")
         else:
-            clean.append(restorer_label(restorer))
-    if not suspect:
-        return f"No sign of it for {listed(clean)}." if clean else ""
-    return f"Suspected for {'; '.join(suspect)}." + (f" No sign of it for {listed(clean)}." if clean else "")
+            trifles = listed([f"{_short(benchmark, name)} {difference(compared[name])[0]}" for name in lost])
+            clean.append(f"{label} ({trifles}: a trifle)" if lost else label)
+    said = [f"Suspected for {'; '.join(suspect)}."] if suspect else []
+    return " ".join([*said, f"No sign of it for {listed(clean)}."] if clean else said)
 
 
 def label_sentence(kinds: Mapping[str, int], annotators: Mapping[str, int]) -> str:
@@ -244,8 +245,8 @@ def held_out(benchmark: Mapping[str, Any]) -> list[str]:
 
 
 def listed(items: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+    """ "a", "a and b", "a, b and c"; nothing of nothing."""
+    return f"{', '.join(items[:-1])} and {items[-1]}" if len(items) > 1 else "".join(items)
 
 
 def _short(benchmark: Mapping[str, Any], metric: str) -> str:

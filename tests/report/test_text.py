@@ -69,14 +69,18 @@ def test_what_the_reward_adds_is_said_even_if_it_is_nothing() -> None:
 def test_a_reward_that_rises_while_a_held_out_measure_falls_is_suspected() -> None:
     hacked = {"full-no_reward": {"reward_frm": entry("better", 0.045), "reward_heldout": entry("worse", -0.0083)}}
     honest = {"full-no_reward": {"reward_frm": entry("better", 0.045), "reward_heldout": entry("none", 0.001)}}
-    said = text.hacking_sentence(benchmark(osediff=hacked, diffbir=honest), "test")
+    said = text.hacking_sentence(benchmark(osediff=hacked, diffbir=honest), "test", 0.005)
     assert said == (
         "Suspected for OSEDiff, whose own reward rises (+0.045) while it loses on held-out reward (−0.0083). "
         "No sign of it for DiffBIR."
     )
-    assert text.hacking_sentence(benchmark(diffbir=honest), "test") == "No sign of it for DiffBIR."
+    assert text.hacking_sentence(benchmark(diffbir=honest), "test", 0.005) == "No sign of it for DiffBIR."
     striped = {"full-no_reward": honest["full-no_reward"] | {"ssim": entry("worse", -0.0188)}}
-    assert "while it loses on SSIM" in text.hacking_sentence(benchmark(osediff=striped), "test")
+    assert "while it loses on SSIM" in text.hacking_sentence(benchmark(osediff=striped), "test", 0.005)
+    said = text.hacking_sentence(benchmark(osediff=striped), "test", 0.05)
+    assert said == "No sign of it for OSEDiff (SSIM −0.019: a trifle)."
+    # a reward's zero means nothing, so neither does a share of it: any sure loss of the held-out reward counts
+    assert text.hacking_sentence(benchmark(osediff=hacked), "test", 0.5).startswith("Suspected for OSEDiff")
 
 
 def test_losses_stand_before_gains() -> None:
