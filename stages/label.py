@@ -14,11 +14,12 @@ from pipeline import tables
 from pipeline.annotation.annotators import criteria, liking, simulate
 from pipeline.annotation.labels import HUMAN_VOTES, LabelsParams, combine, read_human, records, standing_votes
 from pipeline.annotation.pairs import with_facts
+from pipeline.annotation.remeasure import remeasure
 from pipeline.annotation.rounds import ROUNDS_FOLDER
 from pipeline.annotation.shown import as_shown
 from pipeline.annotation.svm import SvmParams
 from pipeline.annotation.svm_report import annotation_rows, assess
-from pipeline.metrics.catalogue import METRICS as CATALOGUE
+from pipeline.metrics.catalogue import get
 from pipeline.params import load, value
 from pipeline.runtime import stage, write_json, write_text
 
@@ -48,7 +49,7 @@ def main() -> None:
     features = tables.read_frame(tables.FEATURES, FEATURES).set_index("candidate_id")
     asked = events.iloc[:0] if params.source == "simulated" else events
     splits = tables.read_frame(tables.FACES, FACES, ["face_id", "split"]).set_index("face_id")["split"]
-    shown, features, problems = as_shown(pairs, features, asked, splits, ROUNDS_FOLDER)
+    shown, features, problems = as_shown(pairs, features, asked, splits, ROUNDS_FOLDER, remeasure)
     human, counts, more_problems = standing_votes(events, shown["pair_id"])
     if unused := params.source == "simulated" and len(events):
         problems, more_problems = [], [f"{unused} events are not used: labels.source is `simulated`"]
@@ -59,7 +60,7 @@ def main() -> None:
 
     taught = votes[~votes["annotator"].isin(params.panel("second"))]  # who teaches only the held-out reward
     with_reference = value("features.reference")
-    needs_hq = [name for name in features.columns if name in CATALOGUE and CATALOGUE[name].needs == "reference"]
+    needs_hq = [name for name in features.columns if get(name).needs == "reference"]
     evidence = assess(features, needs_hq, with_reference, shown, taught, params.prior_votes, svm_params, seed)
     judged = shown["pair_id"].isin(evidence.labels["pair_id"]) & shown["why"].ne("repeat")  # rounds may hold more pairs
     labelled = shown[shown["pair_id"].isin(pairs["pair_id"]) | judged]

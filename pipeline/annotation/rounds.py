@@ -159,8 +159,8 @@ def pick(
     """The rows of `pairs` that make a round, with `why`, `wanted` and `gold` filled in.
 
     Never an `frm_test` pair unless `plan.evaluation`, and then at random only: a pair picked because a model was unsure
-    of it may not measure that model. Gold pairs set the HQ against a deliberately damaged anchor. `asked` pairs were in
-    earlier rounds and stay out (gold may come again).
+    of it may not measure that model, so margin picks are of split `fit` alone. Gold pairs set the HQ against a
+    deliberately damaged anchor. `asked` pairs were in earlier rounds and stay out (gold may come again).
 
     Raises UserError when there is nothing left to ask, or margin picks are wanted and there are no annotations.
     """
@@ -180,7 +180,7 @@ def pick(
     if not plan.evaluation and plan.random < 1:
         if annotations is None:
             raise UserError("data/annotations is missing, so no pair is known to be uncertain; run `dvc repro label`")
-        margin = _least_sure(open_, annotations).head(math.ceil(ordinary * (1 - plan.random)))
+        margin = _least_sure(open_[open_["split"].eq("fit")], annotations).head(math.ceil(ordinary * (1 - plan.random)))
     rest = open_[~open_["pair_id"].isin(margin["pair_id"])]
     random = rest.sample(min(len(rest), ordinary - len(margin)), random_state=generator)
     chosen = pd.concat([margin.assign(why="margin"), random.assign(why="random")])

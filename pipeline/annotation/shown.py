@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from pipeline.annotation.rounds import read_round
 
+Remeasure = Callable[[pd.DataFrame, Sequence[str], Path], pd.DataFrame]
 _COLUMNS = [
     *("pair_id", "face_id", "candidate_a", "candidate_b", "split", "why", "restorer_a", "restorer_b", "gold"),
     *("anchored", "round_id", "caption", "features_a", "features_b", "usable"),
@@ -52,15 +54,17 @@ def judged_in_rounds(
 
 
 def as_shown(
-    pairs: pd.DataFrame, features: pd.DataFrame, events: pd.DataFrame, faces: pd.Series, rounds: Path
-) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    pairs: pd.DataFrame, features: pd.DataFrame, events: pd.DataFrame, faces: pd.Series, rounds: Path,
+    remeasure: Remeasure | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:  # fmt: skip
     """(pairs, features, problems): what SVM and FRM learn from, with the judged pairs as their rounds hold them.
 
     `pairs` gains the pairs of `judged_in_rounds` that it lacks (repeats that rounds made among them), `round_id` and
     `caption` ("" for a pair of no round), `features_a` and `features_b` (rows of `features`) and `usable`. A pair
     judged in a round has that round's features and reason (a pair picked because the SVM was unsure may not measure
     it). `features` has its column feature_set dropped.
-    Pairs of a round whose features were computed by another feature set are not usable: a problem says how many.
+    Where a round's features were computed by another feature set, `remeasure` (of annotation/remeasure.py) computes
+    them from the round's images; pairs that it leaves out, or all without it, are not usable: a problem says how many.
     Raises UserError as `judged_in_rounds` does.
     """
     current = set(features["feature_set"])
@@ -75,10 +79,14 @@ def as_shown(
         content = pd.DataFrame([json.loads(text) for text in asked[f"features_{side}"]], index=asked[f"row_{side}"])
         values = pd.concat([values, content.reindex(columns=values.columns).astype("float64")])
     asked["usable"] = asked["feature_set"].isin(current)
+    if remeasure and not asked["usable"].all():
+        fresh = remeasure(asked[~asked["usable"]], list(values.columns), rounds).dropna()
+        values.loc[fresh.index] = fresh
+        asked["usable"] |= asked["row_a"].isin(fresh.index) & asked["row_b"].isin(fresh.index)
     for round_id, other in asked[~asked["usable"]].groupby("round_id"):
         problems.append(
-            f"round {round_id}: {len(other)} judged pairs have features of another set than data/features; the SVM "
-            "doesn't learn from them (the FRM does)"
+            f"round {round_id}: {len(other)} judged pairs have features of another set than data/features, which "
+            "can't be computed from their images; the SVM doesn't learn from them (the FRM does)"
         )
     asked = asked.drop(columns=["features_a", "features_b"]).rename(
         columns={"row_a": "features_a", "row_b": "features_b"}

@@ -196,7 +196,7 @@ def serve(store: Store, rounds: Sequence[Round], host: str, port: int, token: st
     Beyond 127.0.0.1 a token is required, and made when none is given. Raises UserError for a port that is taken.
     """
     local = host in LOOPBACK
-    if not local and token is None:
+    if not local and not token:
         token = secrets.token_urlsafe(16)
     app = create_app(store, rounds, token, sorted(LOOPBACK | {"[::1]"}) if local else ["*"])
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

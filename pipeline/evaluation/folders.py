@@ -98,7 +98,8 @@ def read(dataset: Path, results: Sequence[Path], only_common: bool, name: str = 
     """The dataset and each results folder's images in its order; `name` says which published set it is.
 
     `only_common` leaves out images that a folder lacks, and says how many; otherwise that is an error.
-    Raises UserError naming the folder for missing names, different sizes, unreadable files or two folders of one name.
+    Raises UserError naming the folder for missing names, different sizes, images that are no squares, unreadable files or
+    two folders of one name.
     """
     hq_folder, lq_folder = locate(dataset)
     hq, lq = (find(hq_folder) if hq_folder else None), find(lq_folder)
@@ -111,10 +112,12 @@ def read(dataset: Path, results: Sequence[Path], only_common: bool, name: str = 
     if not names:
         raise UserError(f"{dataset}: no name is common to all folders; images are paired by file name")
     width, height = _one_size([files[one] for one in names for files in (lq, *sources.values())])
+    if width != height:
+        raise UserError(f"{dataset}: images are {width} × {height} px; crop them to squares (aligned faces) first")
     name = name or dataset.resolve().name
     published, counted = _published(name, len(lq))
     return Opened(
-        _dataset(name, names, lq, hq, min(width, height)),
+        _dataset(name, names, lq, hq, width),
         {
             model: [Images([files[one] for one in names]) for files in samples.values()]
             for model, samples in found.items()
@@ -162,7 +165,7 @@ def _common(lq: Files, sources: Mapping[Path, Files], only_common: bool) -> tupl
                 f"{folder}: {len(missing)} of {len(names)} names are missing, e.g. {missing[0]} (paired by file name)"
             )
             if not only_common:
-                raise UserError(f"{said}; rename them, or compare what is common with --only-common")
+                raise UserError(f"{said}; rename them, or (`diffusionreward benchmark`) add --only-common")
             notes.append(said + "; left out")
             names = [name for name in names if name in files]
         if extra := sorted(set(files) - set(lq)):

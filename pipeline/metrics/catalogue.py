@@ -1,9 +1,10 @@
 """What every metric is, as data: what it needs, which way is better, from which size it is valid, who has used it.
 
 Beside these, `pyiqa:NAME` is any image metric of pyiqa by its own name, with pyiqa's defaults. Roles say what a metric
-may still prove: "held_out" is only what no loss, label, SVM or selection has seen. Left out on purpose: pyiqa's `mad`,
-0.0 for plainly noisy pairs at 64 px, and `maniqa`, which scores random crops and fetches a backbone from a model hub;
-an identity angle of dlib's embedding, which was trained for Euclidean distances (`id_dlib`), not for angles.
+may still prove: "held_out" is only what is in no loss, label or SVM and has selected no checkpoint (recipes were
+compared on split val with it in view). ArcFace's angles are not: official GFPGAN was trained with that network in its
+loss. Left out on purpose: pyiqa's `mad` and `maniqa` (`REFUSED`); an identity angle of dlib's embedding, which was
+trained for Euclidean distances (`id_dlib`), not for angles.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ Needs = Literal["blind", "lq", "reference", "set"]
 ROLES = frozenset({"in_loss", "in_labels", "in_svm", "selects", "held_out"})
 STANDARD, VQFR = "standard", "VQFR-compatible"  # protocols: ours, and that behind the published tables (method.md 6)
 PYIQA = "pyiqa:"  # prefix of metrics taken from pyiqa by name
+TWINS = {"stlpips": "stlpips_alex", "stlpips-vgg": "stlpips_vgg"}  # pyiqa's names of what is computed elsewhere here
+REFUSED = {  # of pyiqa, by its names: what they say is wrong here
+    "mad": "it gives 0.0 for plainly noisy pairs of 64 px",
+    "maniqa": "it scores random crops, and fetches a backbone from a model hub",
+}
 
 
 @dataclass(frozen=True)
@@ -63,13 +69,13 @@ _ALL = (
         protocols=(STANDARD, VQFR),
     ),
     _metric(
-        *("deg_arcface", "Identity angle, degrees (ArcFace ResNet-18)", "lower", "reference", "held_out"),
+        *("deg_arcface", "Identity angle, degrees (ArcFace ResNet-18)", "lower", "reference"),
         min_size=32,
         weights=(_ARCFACE,),
         obtain=_ARCFACE_FROM,
     ),
     _metric(
-        *("deg_arcface_vqfr", "Identity angle, degrees (pairs under 1° dropped)", "lower", "reference", "held_out"),
+        *("deg_arcface_vqfr", "Identity angle, degrees (pairs under 1° dropped)", "lower", "reference"),
         min_size=32,
         weights=(_ARCFACE,),
         obtain=_ARCFACE_FROM,
@@ -109,7 +115,7 @@ _ALL = (
         pyiqa="ms_ssim",
         options=(("test_y_channel", False),),
     ),
-    _metric("cw_ssim", "CW-SSIM (Y)", "higher", "reference", min_size=32, pyiqa="cw_ssim"),
+    _metric("cw_ssim", "CW-SSIM (Y)", "higher", "reference", min_size=64, pyiqa="cw_ssim"),  # four levels of a pyramid
     _metric("gmsd", "GMSD (Y)", "lower", "reference", pyiqa="gmsd"),
     _metric("nlpd", "NLPD (Y)", "lower", "reference", min_size=64, pyiqa="nlpd"),
     _metric("fsim", "FSIM (colour)", "higher", "reference", min_size=32, pyiqa="fsim"),
@@ -214,8 +220,12 @@ def get(name: str) -> Metric:
 def _of_pyiqa(name: str) -> Metric:
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
 
+    if name in REFUSED:
+        raise UserError(f"{PYIQA}{name} is left out: {REFUSED[name]}")
     config = DEFAULT_CONFIGS.get(name, {})
     if config.get("metric_mode") not in ("FR", "NR") or name in ("fid", "inception_score"):
         raise UserError(f"{PYIQA}{name}: pyiqa has no image metric `{name}`; `pyiqa -ls` lists its names")
     needs: Needs = "reference" if config["metric_mode"] == "FR" else "blind"
-    return Metric(f"{PYIQA}{name}", f"pyiqa's {name}", not config.get("lower_better", False), needs, pyiqa=name)
+    same = (one.roles for one in METRICS.values() if one.pyiqa == name or one.name == TWINS.get(name))
+    roles, higher = frozenset[str]().union(*same), not config.get("lower_better", False)
+    return Metric(f"{PYIQA}{name}", f"pyiqa's {name}", higher, needs, roles=roles, pyiqa=name)

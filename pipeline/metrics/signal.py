@@ -24,17 +24,18 @@ def psnr(images: Tensor, reference: Tensor) -> Tensor:
     return -10 * (error + PSNR_EPS).log10()
 
 
-def ssim(images: Tensor, reference: Tensor) -> Tensor:
+def ssim(images: Tensor, reference: Tensor, clipped: bool = True) -> Tensor:
     """SSIM, mean over R, G and B (Wang et al. 2004: 11 × 11 Gaussian window, σ 1.5, K 0.01 and 0.03, no padding).
 
     Equals pyiqa's `ssim` with `test_y_channel=False`, several times faster: the window is applied as two 1-D filters.
+    `clipped`: a negative structure term counts as 0, as in pyiqa; the paper's formula keeps it.
     """
     x, y = images.double(), reference.double()
     mean_x, mean_y, xx, yy, xy = (_window(part) for part in (x, y, x * x, y * y, x * y))
     c1, c2 = 0.01**2, 0.03**2
     structure = (2 * (xy - mean_x * mean_y) + c2) / (xx - mean_x**2 + yy - mean_y**2 + c2)
     brightness = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    return (brightness * structure.relu()).mean(dim=(1, 2, 3))
+    return (brightness * (structure.relu() if clipped else structure)).mean(dim=(1, 2, 3))
 
 
 def _window(maps: Tensor) -> Tensor:

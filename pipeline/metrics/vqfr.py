@@ -28,5 +28,5 @@ def psnr(images: Tensor, reference: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, reference: Tensor) -> Tensor:
-    """SSIM, mean over R, G and B, of the `matched` images."""
-    return signal.ssim(matched(images, reference), reference)
+    """SSIM, mean over R, G and B, of the `matched` images; where structures oppose each other it counts as negative."""
+    return signal.ssim(matched(images, reference), reference, clipped=False)

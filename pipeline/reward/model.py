@@ -139,7 +139,7 @@ class FaceRewardModel(nn.Module):
         return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
     @torch.no_grad()
-    def score(self, images: Sequence[Pixels], captions: Sequence[str], batch_size: int) -> NDArray[np.float64]:
+    def score(self, images: Sequence[Pixels], captions: Sequence[str], batch_size: int = 32) -> NDArray[np.float64]:
         """Rewards [N] of RGB uint8 images for their captions, in eval mode whatever the present mode."""
         if len(images) != len(captions):
             raise ValueError(f"{len(images)} images but {len(captions)} captions")

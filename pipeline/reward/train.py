@@ -82,7 +82,6 @@ def train(
 
     `pairs` are those of `data.label`. A checkpoint in `scratch` (model, optimiser, scheduler, step, random state)
     is written every `checkpoint_every` steps and taken up again: on one CPU bit for bit as if never interrupted.
-    Runs under `accelerate launch` (each process takes its share of every batch) as well as alone.
     Raises UserError without pairs to learn from or to select by, and for a ResNet tower with gradient checkpointing.
     """
     fit, select = pairs[pairs.split == "fit"], decided(pairs[pairs.split == "select"])

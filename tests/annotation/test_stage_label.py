@@ -208,7 +208,16 @@ def test_votes_teach_from_their_rounds_features(project: Path, capsys: pytest.Ca
     assert moved["human_votes"]["unknown_pairs"] == lost
     assert moved["pairs_before_mirroring"] < before["pairs_before_mirroring"]
 
-    tables.write(tables.FEATURES, "data/features", changed.assign(feature_set="newer").to_dict("records"))
+    # the feature set changes: the round's own images are measured anew
+    newer = changed.assign(feature_set="newer", entropy=0.5)
+    tables.write(tables.FEATURES, "data/features", newer.to_dict("records"))
+    label.main()
+    assert "features of another set" not in capsys.readouterr().err
+    measured = json.loads(Path("metrics/svm.json").read_text())
+    assert measured["pairs_before_mirroring"] == moved["pairs_before_mirroring"]
+
+    # a feature that images so small can't have
+    tables.write(tables.FEATURES, "data/features", newer.assign(niqe=3.0).to_dict("records"))
     with pytest.raises(SystemExit):
         run()
     error = capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.images import Pixels
+from pipeline.images import Pixels, resize
 from pipeline.metrics import compute, weights
 from pipeline.metrics.catalogue import METRICS, REWARDS, ROLES, SET_METRICS, STANDARD, VQFR, get
 from pipeline.params import UserError, value
@@ -138,7 +138,7 @@ def test_blind_features_move_the_right_way(
 def test_roles_hold_out_identity_and_the_second_reward_only() -> None:
     assert all(metric.roles <= ROLES for metric in METRICS.values())
     held_out = {name for name, metric in METRICS.items() if "held_out" in metric.roles}
-    assert held_out == {"id_dlib", "deg_arcface", "deg_arcface_vqfr", "reward_heldout"}
+    assert held_out == {"id_dlib", "reward_heldout"}  # ArcFace was in official GFPGAN's loss
     assert all(METRICS[name].roles == {"held_out"} for name in held_out)
 
 
@@ -158,6 +158,19 @@ def test_metrics_of_pyiqa_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     for name in ("pyiqa:nonsense", "pyiqa:fid"):
         with pytest.raises(UserError, match="pyiqa has no image metric"):
             compute.available([name], SIZE)
+    with pytest.raises(UserError, match=r"pyiqa:mad is left out: it gives 0\.0"):
+        compute.available(["pyiqa:mad"], SIZE)
+    assert get("pyiqa:stlpips-vgg").roles == METRICS["stlpips_vgg"].roles  # the same network under another name
+    assert get("pyiqa:piqe").roles == {"in_svm"}
+
+
+def test_each_metric_without_weights_is_a_number_from_its_minimum_size_on(faces: list[Pixels]) -> None:
+    for name, metric in METRICS.items():
+        if name in REWARDS or compute.absence(metric, metric.min_size):
+            continue
+        images = [resize(one, metric.min_size) for one in faces[:2]]
+        damaged = [noisy(one, 10) for one in images]
+        assert np.isfinite(compute.score([name], damaged, images, images)[name]).all(), name
 
 
 def test_both_protocols_are_labelled() -> None:

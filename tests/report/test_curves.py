@@ -87,9 +87,9 @@ def test_the_commit_is_the_last_that_changed_the_code(tmp_path: Path) -> None:
 def test_the_columns_after_an_accuracy_are_its_interval_drawn_as_a_band() -> None:
     table = {"share": [0.3, 1.0], "threshold": [0.9, 0.6], "accuracy": [0.7, 0.8], "lo": [0.6, 0.7], "hi": [0.75, 0.95]}
     threshold, accuracy = (str(one["svg"]) for one in curves.figure(pd.DataFrame(table), "coverage")["charts"])
-    (band,) = re.findall(r'<polygon class="band series-full" points="([^"]+)"', accuracy)
+    (band,) = re.findall(r'<polygon class="band series-c0" points="([^"]+)"', accuracy)
     heights = [float(point.split(",")[1]) for point in band.split()]
-    dots = [float(y) for y in re.findall(r'<circle class="dot series-full" cx="[\d.]+" cy="([\d.]+)"', accuracy)]
+    dots = [float(y) for y in re.findall(r'<circle class="dot series-c0" cx="[\d.]+" cy="([\d.]+)"', accuracy)]
     assert heights[0] > dots[0] > heights[3]  # pixels grow downwards: lo below the point, hi above it
     assert heights[1] > dots[1] > heights[2] > 0
     assert "band" not in threshold
