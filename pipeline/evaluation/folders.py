@@ -98,8 +98,8 @@ def read(dataset: Path, results: Sequence[Path], only_common: bool, name: str = 
     """The dataset and each results folder's images in its order; `name` says which published set it is.
 
     `only_common` leaves out images that a folder lacks, and says how many; otherwise that is an error.
-    Raises UserError naming the folder for missing names, different sizes, images that are no squares, unreadable files or
-    two folders of one name.
+    Raises UserError naming the folder for missing names, different sizes, images that are no squares, unreadable
+    files or two folders of one name.
     """
     hq_folder, lq_folder = locate(dataset)
     hq, lq = (find(hq_folder) if hq_folder else None), find(lq_folder)
