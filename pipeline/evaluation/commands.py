@@ -13,7 +13,7 @@ import typer
 from pipeline.evaluation import folders
 from pipeline.evaluation.measure import Plan, measure
 from pipeline.evaluation.scoring import ScoreCache, load_reward
-from pipeline.evaluation.summary import Comparison, score_table
+from pipeline.evaluation.summary import Comparison
 from pipeline.metrics.catalogue import METRICS, REWARDS, SET_METRICS, STANDARD, VQFR, get
 from pipeline.params import UserError
 from pipeline.report import formats
@@ -68,11 +68,10 @@ def compare(
         if other != model
     ]
     samples = max(len(each) for each in restored.values())
-    plan = Plan(asked, comparisons, resamples, seed, samples, samples, {})
+    plan = Plan(asked, comparisons, resamples, seed, samples, samples, roles=None)
     result, rows = measure(opened.dataset, restored, plan, rewards, ScoreCache(cache), opened.notes, opened.published)
     name = opened.dataset.name
     write_json(out / "benchmark.json", result | {"notes": opened.notes})
-    write_text(out / "means.csv", score_table(result))
     formats.write(out, result, name)
     write_text(out / "scores.csv", per_image(rows))
     for note in opened.notes:

@@ -45,7 +45,9 @@ class Plan:
     seed: int
     samples: int  # of each face that are scored
     diversity_samples: int  # of each face that are compared with each other; under 2: diversity is not measured
-    roles: Mapping[str, Sequence[str]]  # roles that a metric has beside the catalogue's, from what the params say
+    # roles that a metric has beside the catalogue's, from what the params say; None: nothing is known of the models'
+    # training, so no metric has any
+    roles: Mapping[str, Sequence[str]] | None
 
 
 def measure(
@@ -75,11 +77,11 @@ def measure(
     made_by = provenance(names, rewards)
     result = benchmark(dataset.name, frame, plan.comparisons, absent, between, made_by, plan.resamples, plan.seed)
     for name, entry in result["metrics"].items():
-        entry["roles"] = roles(entry["roles"], plan.roles.get(name, ()))
+        entry["roles"] = roles(name, plan)
         entry |= {"weights": weight_hashes(name, rewards), "library": library_versions(name)}
     sets = frechet_distances(scorer, dataset, restored, names, plan.seed)
     for name, entry in sets.items():
-        entry["roles"] = roles(entry["roles"], plan.roles.get(name, ()))
+        entry["roles"] = roles(name, plan)
         entry["scores"] = nested(entry.pop("models"))
     about = {"n": len(dataset.ids), "size": dataset.size, "paired": dataset.hq is not None, "published": published}
     return result | {
@@ -96,9 +98,11 @@ def used_roles(features: Sequence[str], reference: bool) -> dict[str, list[str]]
     return {name: ["in_svm"] for name in features if reference or not get(name).reference}
 
 
-def roles(own: Sequence[str], more: Sequence[str]) -> list[str]:
-    """A metric's roles with those that the params add: nothing that anything has used stays `held_out`."""
-    found = {*own, *more}
+def roles(name: str, plan: Plan) -> list[str]:
+    """A metric's roles with those that the plan adds: nothing that anything has used stays `held_out`."""
+    if plan.roles is None:
+        return []
+    found = {*get(name).roles, *plan.roles.get(name, ())}
     return sorted(found - {"held_out"} if found - {"held_out"} else found)
 
 
@@ -134,7 +138,7 @@ def rankings(scores: pd.DataFrame, plan: Plan) -> dict[str, Any]:
         names = ["/".join(map(public_name, str(model).split("/"))) for model in table.columns]
         wins, ties = bradley_terry.from_scores(table.to_numpy(dtype=np.float64))
         seed = stable_seed(plan.seed, "bradley-terry", judge)
-        about = {"label": METRICS[judge].label, "roles": sorted(METRICS[judge].roles)}
+        about = {"label": METRICS[judge].label, "roles": roles(judge, plan)}
         result[judge] = about | bradley_terry.ranking(names, wins, ties, seed, plan.resamples)
     return result
 

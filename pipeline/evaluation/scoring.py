@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from pipeline.metrics.catalogue import REWARDS, SET_METRICS, get, known
 from pipeline.metrics.embeddings import COMPARED, EMBEDDERS, Vectors
 from pipeline.parallel import CHUNK
 from pipeline.reward.model import FaceRewardModel
-from pipeline.runtime import atomic, file_hash, fingerprint, stable_hash
+from pipeline.runtime import atomic, device, file_hash, fingerprint, stable_hash
 
 BLOCK = 32 * CHUNK  # images in memory at once; whole chunks, so it has no effect on the scores
 Scores = NDArray[np.float64]
@@ -46,6 +47,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+def device_name() -> str:
+    """What computes: "cpu", or the GPU's name. Their scores differ in the last bits, and are never mixed."""
+    chosen = device()
+    return torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type
+
+
 @dataclass(frozen=True)
 class Reward:
     """A frozen reward model and the fingerprint of its weights."""
@@ -54,23 +61,31 @@ class Reward:
     code: str
 
 
-def load_reward(folder: Path, device: torch.device) -> Reward:
+def load_reward(folder: Path, on: torch.device) -> Reward:
     """The reward model saved in `folder`, for scoring."""
-    return Reward(FaceRewardModel.from_pretrained(folder, device), fingerprint(folder))
+    return Reward(FaceRewardModel.from_pretrained(folder, on), fingerprint(folder))
 
 
 @cache
-def metric_code(name: str) -> str:
-    """Fingerprint of a metric's weights and of the modules and libraries that compute it: any change recomputes it."""
-    modules = sorted(Path(compute.__file__).parent.glob("*.py"))
-    return fingerprint(*compute.weights(name), *modules, *versions().items())
+def metric_code(name: str, on: str) -> str:
+    """Fingerprint of a metric's weights, modules, libraries and device (`on`): any change recomputes it."""
+    return fingerprint(*compute.weights(name), *_metric_modules(), *versions().items(), on)
 
 
 @cache
-def embedder_code(name: str) -> str:
-    """Fingerprint of an embedder's weights, module and libraries."""
-    modules = sorted(Path(compute.__file__).parent.glob("*.py"))
-    return fingerprint(*EMBEDDERS[name].files(), *modules, *versions().items())
+def embedder_code(name: str, on: str) -> str:
+    """Fingerprint of an embedder's weights, modules, libraries and device."""
+    return fingerprint(*EMBEDDERS[name].files(), *_metric_modules(), *versions().items(), on)
+
+
+@cache
+def reward_code(weights: str, on: str) -> str:
+    """Fingerprint of a reward model's weights (by their own fingerprint), module, libraries and device."""
+    return fingerprint(weights, Path(inspect.getfile(FaceRewardModel)), *versions().items(), on)
+
+
+def _metric_modules() -> list[Path]:
+    return sorted(Path(compute.__file__).parent.glob("*.py"))
 
 
 def image_hash(image: Pixels) -> str:
@@ -135,6 +150,7 @@ class Scorer:
         self._dataset = dataset
         self._rewards = rewards
         self._cache = stored
+        self._device = device_name()
         self._hashes: dict[int, tuple[Sequence[Pixels], list[str]]] = {}
         self._hq_hashes = self.hashes(dataset.hq or ())
         self._lq_hashes = self.hashes(dataset.lq)
@@ -153,7 +169,7 @@ class Scorer:
     def embed(self, embedder: str, images: Sequence[Pixels]) -> Vectors:
         """Vectors [N, dims] of images, each computed once."""
         hashes = self.hashes(images)
-        file = f"{embedder}-{embedder_code(embedder)}"
+        file = f"{embedder}-{embedder_code(embedder, self._device)}"
         known = self._cache.vectors(file)
         missing = _first_rows(hashes, known)
         for start in range(0, len(missing), BLOCK):
@@ -192,8 +208,10 @@ class Scorer:
         return {name: np.array(values, dtype=np.float64).reshape(-1, count) for name, values in found.items()}
 
     def code(self, name: str) -> str:
-        """Fingerprint of what computes a metric: its weights, the modules and the libraries."""
-        return self._rewards[name].code if name in self._rewards else metric_code(name)
+        """Fingerprint of what computes a metric: its weights, the modules, the libraries and the device."""
+        if name in self._rewards:
+            return reward_code(self._rewards[name].code, self._device)
+        return metric_code(name, self._device)
 
     def _key(self, name: str, face: int, image: str) -> str:
         if name in self._rewards:
@@ -281,19 +299,23 @@ def score_models(
 
 
 def impostor(scorer: Scorer, dataset: Dataset, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Distance between different faces of the dataset (mean, 5th percentile): the chance level of identity metrics."""
+    """Distance between different faces of the dataset (mean, 5th percentile, n): the chance level of identity metrics.
+
+    n: the faces, of which all pairs count.
+    """
     if "id_dlib" not in names or dataset.hq is None or len(dataset.ids) < 2:
         return {}
-    return {"id_dlib": identity.impostors(scorer.embed("dlib", dataset.hq))}
+    return {"id_dlib": identity.impostors(scorer.embed("dlib", dataset.hq)) | {"n": len(dataset.ids)}}
 
 
 def provenance(names: Sequence[str], rewards: Mapping[str, Reward]) -> dict[str, Any]:
-    """What computed the scores and must be equal for equal bytes: weights, versions, CPU, threads (no time, no commit).
+    """What computed the scores and must be equal for equal bytes: weights, versions, machine (no time, no commit).
 
     `weights` of a metric: the first 16 hex digits of each file's SHA-256; of a reward, of its saved folder.
     """
     weights: dict[str, Any] = {name: found for name in names if (found := weight_hashes(name, rewards))}
-    return {"weights": weights, "versions": versions(), "cpu": cpu_model(), "threads": torch.get_num_threads()}
+    machine = {"cpu": cpu_model(), "threads": torch.get_num_threads(), "device": device_name()}
+    return {"weights": weights, "versions": versions(), **machine}
 
 
 def weight_hashes(name: str, rewards: Mapping[str, Reward]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from pipeline.metrics.statistics import holm, paired_bootstrap, wilcoxon_p
 from pipeline.runtime import stable_seed
 
 SEED = re.compile(r"(.+)_seed\d+")  # a repeat of a variant with another seed, e.g. full_seed1
+RUNGS = (("reward", "structure"), ("static", "no_reward"))  # of the ablation: each pair differs by the reward alone
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,15 @@ class Comparison:
 
 
 def restorer_comparisons(restorer: str, variants: Sequence[str]) -> list[Comparison]:
-    """The questions asked of one restorer: against its base, against each other variant, and against its input."""
+    """The questions asked of one restorer: full against each other variant and the input, and rung against rung."""
     full = f"{restorer}/full"
     others = [variant for variant in variants if variant != "full" and not SEED.fullmatch(variant)]
     asked = [Comparison(restorer, f"full-{other}", full, f"{restorer}/{other}") for other in others]
+    asked += [
+        Comparison(restorer, f"{one}-{other}", f"{restorer}/{one}", f"{restorer}/{other}")
+        for one, other in RUNGS
+        if {one, other} <= set(variants)
+    ]
     asked += [Comparison(restorer, f"{variant}-lq", f"{restorer}/{variant}", "lq") for variant in ("base", "full")]
     return asked
 

@@ -225,7 +225,8 @@ def _same_compute(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]
 
 
 def _series(frame: pd.DataFrame, x: str, y: str, css: str, kept: float | None = None) -> charts.Series:
-    after = frame.columns[frame.columns.get_loc(y) + 1 :][:1]
+    columns = list(frame.columns)
+    after = columns[columns.index(y) + 1 :][:1]
     ends = [low_high for name in after if name in INTERVAL for low_high in (name, INTERVAL[name])]
     part = frame[[x, y, *ends]].dropna()
     band = (part[ends[0]].tolist(), part[ends[1]].tolist()) if ends else None

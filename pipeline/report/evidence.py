@@ -1,4 +1,4 @@
-"""Does the reward mean something? What stages frm and label measured on faces that their models never saw."""
+"""Does the reward mean something? What stages frm and label measured on faces that no model was trained on."""
 
 from __future__ import annotations
 

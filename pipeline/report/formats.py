@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.report.tables import ablation, columns, rows
-from pipeline.report.text import NBSP, VERDICTS, comparison_label, difference, p_text, percent, restorer_label, verdict
+from pipeline.report.text import (
+    NBSP,
+    VERDICTS,
+    comparison_label,
+    difference,
+    doubt,
+    p_text,
+    percent,
+    restorer_label,
+    verdict,
+)
 from pipeline.runtime import write_text
 
 _LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "−": "$-$"}
 _LATEX |= {"…": r"\ldots{}", "·": r"$\cdot$", "±": r"$\pm$", "<": "$<$", "×": r"$\times$", "✓": r"$\checkmark$"}
-_LATEX |= {NBSP: "~", "²": "$^2$", "æ": r"\ae{}"}
+_LATEX |= {"†": r"$\dagger$", NBSP: "~", "²": "$^2$", "æ": r"\ae{}"}
 Table = list[list[str]]  # the first row is the head
 
 
@@ -53,7 +63,10 @@ def ablation_table(benchmark: Mapping[str, Any], dataset: str) -> Table:
 
 
 def comparison_table(benchmark: Mapping[str, Any], dataset: str) -> Table:
-    """One row for each comparison and metric: difference, interval, relative change, corrected p, verdict."""
+    """One row for each comparison and metric: difference, interval, relative change, corrected p, verdict.
+
+    A dagger at p: it disagrees with the interval, which the verdict follows.
+    """
     table = [["Restorer", "Comparison", "Metric", "Difference", "95 % interval", "Relative", "p (Holm)", "Verdict"]]
     for restorer, compared in benchmark["comparisons"][dataset].items():
         for name, metrics in compared.items():
@@ -68,7 +81,7 @@ def comparison_table(benchmark: Mapping[str, Any], dataset: str) -> Table:
                             delta,
                             interval,
                             percent(entry["relative"]),
-                            p_text(entry["p_holm"]),
+                            p_text(entry["p_holm"]) + doubt(entry),
                             VERDICTS[verdict(entry)],
                         ]
                     )
@@ -76,45 +89,40 @@ def comparison_table(benchmark: Mapping[str, Any], dataset: str) -> Table:
 
 
 def score_records(benchmark: Mapping[str, Any]) -> Table:
-    """One row a number: dataset, restorer, variant, metric, mean, lo, hi, n, roles of the metric."""
-    table = [["dataset", "restorer", "variant", "metric", "mean", "lo", "hi", "n", "roles"]]
+    """One row a number: dataset, restorer, variant, metric, mean, lo, hi, n, dropped, roles of the metric."""
+    table = ["dataset restorer variant metric mean lo hi n dropped roles".split()]
     for dataset, restorers in benchmark["scores"].items():
         for restorer, variants in restorers.items():
             for variant, metrics in variants.items():
                 for metric, entry in metrics.items():
-                    numbers = [_number(value) for value in (entry["mean"], *entry["ci95"])]
                     roles = " ".join(benchmark["metrics"][metric]["roles"])
-                    table.append([dataset, restorer, variant, metric, *numbers, str(entry["n"]), roles])
+                    table.append([dataset, restorer, variant, metric, *_mean(entry), roles])
     return table
 
 
 def ablation_records(benchmark: Mapping[str, Any], dataset: str) -> Table:
     """`score_records` of the ablation's rows, with what each variant trains with as 0 or 1."""
-    table = [
-        ["restorer", "variant", "structure", "reward", "regulariser", "dynamic", "metric", "mean", "lo", "hi", "n"]
-    ]
+    table = ["restorer variant structure reward regulariser dynamic metric mean lo hi n dropped".split()]
     for one in ablation(benchmark, dataset):
         for row in one["rows"]:
             restorer, _, variant = row["model"].partition("/")
             entries = benchmark["scores"][dataset][restorer][variant or "base"]
             marks = [str(int(on)) for _, on in row["parts"]] if row["parts"] else ["0"] * 4
             for metric, entry in entries.items():
-                numbers = [_number(value) for value in (entry["mean"], *entry["ci95"])]
-                table.append([one["restorer"], variant or restorer, *marks, metric, *numbers, str(entry["n"])])
+                table.append([one["restorer"], variant or restorer, *marks, metric, *_mean(entry)])
     return table
 
 
 def comparison_records(benchmark: Mapping[str, Any]) -> Table:
-    """One row a difference: dataset, restorer, comparison, metric, delta, lo, hi, relative, p, p_holm, verdict, n."""
-    head = "dataset restorer comparison metric delta lo hi relative p p_holm verdict n"
-    table = [head.split()]
+    """One row a difference, with both p-values (`p_holm`: corrected) and the counts of faces."""
+    table = ["dataset restorer comparison metric delta lo hi relative p p_holm verdict n dropped".split()]
     for dataset, restorers in benchmark["comparisons"].items():
         for restorer, compared in restorers.items():
             for name, metrics in compared.items():
                 for metric, entry in metrics.items():
                     values = (entry["delta"], *entry["ci95"], entry["relative"], entry["p"], entry["p_holm"])
                     numbers = [_number(value) for value in values]
-                    table.append([dataset, restorer, name, metric, *numbers, verdict(entry), str(entry["n"])])
+                    table.append([dataset, restorer, name, metric, *numbers, verdict(entry), *_counts(entry)])
     return table
 
 
@@ -149,6 +157,14 @@ def _metric_heads(benchmark: Mapping[str, Any]) -> list[str]:
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     return [f"{cell['mean']} [{cell['ci']}]" if cell else "–" for cell in row["cells"]]
+
+
+def _mean(entry: Mapping[str, Any]) -> list[str]:
+    return [*(_number(value) for value in (entry["mean"], *entry["ci95"])), *_counts(entry)]
+
+
+def _counts(entry: Mapping[str, Any]) -> list[str]:
+    return [str(entry["n"]), str(entry["dropped"])]
 
 
 def _number(value: float) -> str:

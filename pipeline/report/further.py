@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.report import charts, tables
 from pipeline.report.tables import ROLE_LABELS
 from pipeline.report.text import (
+    difference,
     model_label,
     range_text,
     restorer_label,
@@ -88,7 +89,7 @@ def diversity(content: Mapping[str, Any], dataset: str) -> list[Part]:
         delta = one.get("improvement", {}).get(restorer)
         for variant in sorted(variants, key=lambda name: _order((restorer, name))):
             entry = variants[variant]
-            against = f"{signed(delta['delta'])} ({range_text(delta['ci95'])})" if delta and variant == "refl" else "–"
+            against = "{} ({})".format(*difference(delta)) if delta and variant == "refl" else "–"
             rows.append((_model(restorer, variant), [value_text(entry["mean"]), range_text(entry["ci95"]), against]))
     intro = f"{one['label']} between {one['samples']} restorations of each of {one['n']} faces: more is more diverse."
     return [_part("Diversity across seeds", intro, ["mean ↑", "95 % interval", "ReFL − base (95 %)"], rows)]

@@ -14,6 +14,7 @@ from pipeline.report import charts
 from pipeline.report.text import (
     comparison_label,
     difference,
+    doubt,
     model_label,
     p_text,
     percent,
@@ -33,7 +34,10 @@ ROLE_LABELS = {
 }
 ROLE_ORDER = ("held_out", "selects", "in_labels", "in_svm", "in_loss")
 LIMIT = 1.5  # of the forest plots, in standard deviations of the differences; larger effects get an arrow head
-COMPARISON_ORDER = ("full-no_reward", "full-base", "full-more_base", "full-static", "full-lq", "base-lq")
+COMPARISON_ORDER = (
+    *("full-no_reward", "static-no_reward", "reward-structure"),
+    *("full-base", "full-more_base", "full-static", "full-lq", "base-lq"),
+)
 # the controls, then the ladder: each rung adds one thing
 VARIANT_ORDER = ("base", "more_base", "no_reward", "structure", "reward", "static")
 FULL = "refl"  # the name of variant `full` in metrics/benchmark.json
@@ -95,7 +99,7 @@ def rows(benchmark: Mapping[str, Any], dataset: str, only: Iterable[str] = ()) -
             # one folder of results, or an input: no variants to tell apart
             model = restorer if list(scores[restorer]) == ["base"] else f"{restorer}/{variant}"
             compared = benchmark["improvement"][dataset].get(restorer, {}) if variant == FULL else {}
-            judged = {metric: verdict(entry) for metric, entry in compared.items()}
+            judged = {metric: (verdict(entry), doubt(entry)) for metric, entry in compared.items()}
             found.append(_row(benchmark, scores[restorer][variant], model, model_label(model), place == 0, judged))
     return found
 
@@ -114,7 +118,8 @@ def ablation(benchmark: Mapping[str, Any], dataset: str) -> list[dict[str, Any]]
             means = scores["lq"]["base"] if name == "lq" else scores[restorer][name]
             model = name if name == "lq" else f"{restorer}/{name}"
             label = restorer_label("lq") if name == "lq" else variant_label(name)
-            judged = {metric: _turned(verdict(entry)) for metric, entry in entries.get(f"full-{name}", {}).items()}
+            compared = entries.get(f"full-{name}", {})
+            judged = {metric: (_turned(verdict(entry)), doubt(entry)) for metric, entry in compared.items()}
             lines.append(_row(benchmark, means, model, label, name in ("lq", "base"), judged) | {"parts": parts(name)})
         found.append({"restorer": restorer, "label": restorer_label(restorer), "rows": lines})
     return found
@@ -156,7 +161,7 @@ def comparisons(benchmark: Mapping[str, Any], dataset: str, scores: pd.DataFrame
                         "delta": delta,
                         "ci": interval,
                         "relative": percent(entry["relative"]),
-                        "p": p_text(entry["p_holm"]),
+                        "p": p_text(entry["p_holm"]) + doubt(entry),
                         "verdict": verdict(entry),
                     }
                 )
@@ -176,7 +181,12 @@ def differences(faces: Mapping[str, pd.DataFrame], model: str, baseline: str, me
 
 
 def _row(
-    benchmark: Mapping[str, Any], means: Mapping[str, Any], model: str, label: str, first: bool, judged: dict[str, str]
+    benchmark: Mapping[str, Any],
+    means: Mapping[str, Any],
+    model: str,
+    label: str,
+    first: bool,
+    judged: Mapping[str, tuple[str, str]],
 ) -> dict[str, Any]:
     cells: list[dict[str, str] | None] = []
     for column in columns(benchmark):
@@ -185,11 +195,13 @@ def _row(
             cells.append(None)
             continue
         dropped = entry.get("dropped")
+        how, unsure = judged.get(column["name"], ("", ""))
         cells.append(
             {
                 "mean": value_text(entry["mean"]),
                 "ci": range_text(entry["ci95"]),
-                "verdict": judged.get(column["name"], ""),
+                "verdict": how,
+                "doubt": unsure,
                 "dropped": f"n = {entry['n']}, {dropped} dropped" if dropped else "",
             }
         )

@@ -33,10 +33,18 @@ COMPARISON_LABELS = {
     "full-static": "ReFL against the same with a static FRM",
     "full-reward": "ReFL against structure + reward, without regulariser and dynamic FRM",
     "full-structure": "ReFL against the structure losses only",
+    "static-no_reward": "ReFL with a static FRM against the same without it: one switch, the reward",
+    "reward-structure": "Structure + reward against the structure losses only: one switch, the reward",
     "full-lq": "ReFL against the untouched input",
     "base-lq": "Base against the untouched input",
 }
 VERDICTS = {"better": "better", "worse": "worse", "none": "no measurable difference"}
+SURE = 0.05  # p under which a test calls a difference sure, as the 95 % interval does that excludes zero
+DOUBT = "†"
+DOUBT_NOTE = (
+    f"{DOUBT} Not sure: the 95 % interval, which verdicts follow, excludes zero, but Wilcoxon’s p after Holm’s "
+    f"correction does not: it is {SURE} or more; or the reverse."
+)
 NBSP = "\u00a0"  # keeps a number and its unit on one line
 
 
@@ -121,9 +129,15 @@ def verdict(entry: Mapping[str, Any]) -> str:
     return "better" if entry["better"] else "worse" if entry["worse"] else "none"
 
 
+def doubt(entry: Mapping[str, Any]) -> str:
+    """A dagger where the interval, which the verdict follows, and the corrected p disagree; empty elsewhere."""
+    return DOUBT if (verdict(entry) == "none") == (entry["p_holm"] < SURE) else ""
+
+
 def change(metric: str, entry: Mapping[str, Any]) -> str:
-    """A difference for people: relative, but absolute for rewards, whose zero means nothing."""
-    return difference(entry)[0] if metric.startswith("reward") else percent(entry["relative"])
+    """A difference for people: relative, but absolute for rewards, whose zero means nothing; with its doubt."""
+    value = difference(entry)[0] if metric.startswith("reward") else percent(entry["relative"])
+    return value + doubt(entry)
 
 
 def identity_lead(benchmark: Mapping[str, Any], dataset: str) -> str:
@@ -162,7 +176,7 @@ def _identity_against_input(benchmark: Mapping[str, Any], dataset: str) -> dict[
         for comparison, variant in (("base-lq", "base"), ("full-lq", "refl")):
             if entry := entries.get(comparison, {}).get(IDENTITY):
                 mean = value_text(benchmark["scores"][dataset][restorer][variant][IDENTITY]["mean"])
-                judged[verdict(entry)].append((short_model(restorer, variant), mean))
+                judged[verdict(entry)].append((short_model(restorer, variant) + doubt(entry), mean))
     return judged
 
 
@@ -196,6 +210,25 @@ def reward_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:
     return f"{opening}: {'; '.join(said)}."
 
 
+def diversity_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:
+    """How ReFL changes the diversity of each restorer's samples against its base, beside the control without reward."""
+    found = benchmark.get("diversity", {}).get(dataset) or {}
+    said: dict[str, list[str]] = {"surely less": [], "surely more": [], "not measurably different": []}
+    for restorer, entry in found.get("improvement", {}).items():
+        means = {variant: one["mean"] for variant, one in found["scores"][restorer].items()}
+        changes = {
+            variant: percent(means[variant] / means["base"] - 1) if means["base"] else signed(means[variant])
+            for variant in ("refl", "no_reward")
+            if variant in means
+        }
+        control = f"; without the reward {changes['no_reward']}" if "no_reward" in changes else ""
+        lo, hi = entry["ci95"]
+        how = "surely less" if hi < 0 else "surely more" if lo > 0 else "not measurably different"
+        said[how].append(f"{restorer_label(restorer)} ({changes['refl']}{control})")
+    sentence = "; ".join(f"{how} for {listed(names)}" for how, names in said.items() if names)
+    return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
+
+
 def hacking_sentence(benchmark: Mapping[str, Any], dataset: str, smallest_loss: float) -> str:
     """Does the reward that ReFL follows rise while a held-out measure or SSIM gets worse?
 
@@ -213,11 +246,12 @@ def hacking_sentence(benchmark: Mapping[str, Any], dataset: str, smallest_loss: 
         lost = [name for name in watched if name in compared and compared[name]["worse"]] if own["better"] else []
         large = [n for n in lost if n.startswith("reward") or abs(compared[n]["relative"]) >= smallest_loss]
         if large:
-            losses = listed([f"{_short(benchmark, name)} ({change(name, compared[name])})" for name in large])
+            named = listed([f"{_short(benchmark, name)} ({change(name, compared[name])})" for name in large])
             rise = change(OWN_REWARD, own)
-            suspect.append(f"{label}, whose own reward rises ({rise}) while it loses on {losses}")
+            suspect.append(f"{label}, whose own reward rises ({rise}) while it loses on {named}")
         else:
-            trifles = listed([f"{_short(benchmark, name)} {difference(compared[name])[0]}" for name in lost])
+            losses = [(_short(benchmark, name), compared[name]) for name in lost]
+            trifles = listed([f"{name} {difference(entry)[0]}{doubt(entry)}" for name, entry in losses])
             clean.append(f"{label} ({trifles}: a trifle)" if lost else label)
     said = [f"Suspected for {'; '.join(suspect)}."] if suspect else []
     return " ".join([*said, f"No sign of it for {listed(clean)}."] if clean else said)
@@ -240,7 +274,7 @@ def label_sentence(kinds: Mapping[str, int], annotators: Mapping[str, int]) -> s
 
 
 def held_out(benchmark: Mapping[str, Any]) -> list[str]:
-    """The metrics that no loss, label, SVM or selection has seen."""
+    """The metrics that are in no loss, label or SVM and selected no checkpoint."""
     return [name for name, entry in benchmark["metrics"].items() if "held_out" in entry["roles"]]
 
 

@@ -3,13 +3,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from fastapi.testclient import TestClient
 
-from pipeline.annotation import votes
+from pipeline.annotation import votes, web
 from pipeline.annotation.rounds import Round
 from pipeline.annotation.store import Store, Unavailable
 from pipeline.annotation.web import create_app, serve
@@ -118,6 +119,18 @@ def test_everything_but_the_sign_in_page_needs_a_name(store: Store, one: Round) 
         assert "<script>" not in answer.text
     assert sign_in(client, "Zoë 2").url.path == "/"
     assert "Zoë 2" in client.get("/").text
+
+
+@pytest.mark.parametrize("given", [None, ""])
+def test_beyond_this_machine_there_is_always_a_token(
+    given: str | None, store: Store, one: Round, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    apps: list[Any] = []
+    monkeypatch.setattr(web.uvicorn, "Config", lambda app, **_: apps.append(app))
+    monkeypatch.setattr(web.uvicorn, "Server", lambda _: SimpleNamespace(run=lambda sockets: None))
+    web.serve(store, [one], "0.0.0.0", 0, given)
+    assert len(capsys.readouterr().out.partition("?token=")[2].split()[0]) >= 16
+    assert sign_in(TestClient(apps[0], base_url="http://example.org"), "Ada", token="").status_code == 400
 
 
 def test_a_token_guards_every_address(store: Store, one: Round) -> None:

@@ -72,7 +72,9 @@ def test_identity_by_kept_embeddings_equals_the_metric(tmp_path, monkeypatch):
     again = Scorer(dataset(), {}, ScoreCache(tmp_path / "scores"))
     np.testing.assert_array_equal(again.score(["id_dlib"], [BLUR])["id_dlib"][:, 0], first)
     assert again.score(["id_dlib"], [HQ])["id_dlib"].max() == 0
-    assert scoring.impostor(again, dataset(), ["id_dlib"])["id_dlib"]["mean"] > 0
+    chance = scoring.impostor(again, dataset(), ["id_dlib"])["id_dlib"]
+    assert chance["mean"] > 0
+    assert chance["n"] == len(IDS)
 
 
 def test_diversity_is_the_distance_between_samples():
@@ -110,7 +112,13 @@ def test_nothing_that_anything_used_stays_held_out():
     assert result["metrics"]["id_dlib"]["roles"] == ["in_svm"]
     assert result["metrics"]["psnr"]["roles"] == ["in_svm"]
     assert used_roles(["psnr", "entropy"], reference=False) == {"entropy": ["in_svm"]}
-    assert module.roles(["held_out"], []) == ["held_out"]
+    assert module.roles("id_dlib", plan()) == ["held_out"]
+
+
+def test_nothing_has_a_role_where_nobody_knows_how_the_models_were_trained():
+    result, _ = run({"r/base": [BLUR], "r/full": [HQ]}, "id_dlib", "frechet_dlib", "reward_frm", roles=None)
+    parts = (result["metrics"], result["frechet"]["test"], result["bradley_terry"]["test"])
+    assert [entry["roles"] for part in parts for entry in part.values()] == [[], [], [], []]
 
 
 def test_every_number_says_what_computed_it():

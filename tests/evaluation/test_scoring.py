@@ -90,6 +90,36 @@ def test_a_second_run_computes_only_what_is_new(dataset, tmp_path):
     assert model.scored > calls
 
 
+@pytest.mark.parametrize(
+    ("change", "stale"),
+    [
+        (lambda patch, _: patch.setattr(scoring, "device_name", lambda: "Some GPU"), ["dlib", "psnr", "reward_frm"]),
+        (lambda patch, _: patch.setattr(scoring, "versions", lambda: {"torch": "0"}), ["dlib", "psnr", "reward_frm"]),
+        (lambda patch, file: patch.setattr(scoring.inspect, "getfile", lambda _: file), ["reward_frm"]),
+    ],
+)
+def test_another_device_library_or_reward_module_is_another_entry_of_the_cache(
+    dataset, tmp_path, monkeypatch, change, stale
+):
+    caches = (scoring.metric_code, scoring.embedder_code, scoring.reward_code)
+    rewards = {"reward_frm": Reward(Brightness(), "v1")}
+    file = tmp_path / "model.py"
+    file.write_text("edited")
+
+    def entries():
+        for one in caches:
+            one.cache_clear()
+        folder = tmp_path / "scores"
+        Scorer(dataset, rewards, ScoreCache(folder)).score(["id_dlib", "psnr", "reward_frm"], [dataset.lq])
+        return sorted(path.name.rpartition("-")[0] for path in folder.iterdir())
+
+    assert entries() == ["dlib", "psnr", "reward_frm"]
+    change(monkeypatch, str(file))
+    assert entries() == sorted(["dlib", "psnr", "reward_frm", *stale])
+    for one in caches:
+        one.cache_clear()
+
+
 def test_two_equal_images_are_scored_once(dataset, scored, monkeypatch):
     monkeypatch.setattr(scoring, "CHUNK", 1)
     scores = Scorer(dataset, {}, ScoreCache()).score(["psnr"], [dataset.lq, list(dataset.lq)])["psnr"]
@@ -136,3 +166,4 @@ def test_provenance_says_what_computed_a_number(dataset):
     assert len(digest) == 16
     assert content["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert content["cpu"]
+    assert content["device"] == "cpu"

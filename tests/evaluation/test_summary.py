@@ -107,6 +107,17 @@ def test_the_whole_file():
     assert len(lines) == 1 + 4 * 2
 
 
+def test_rungs_that_differ_by_the_reward_alone_are_compared_where_both_were_run():
+    asked = restorer_comparisons("r", ["base", "full", "no_reward", "static", "reward", "structure"])
+    rungs = [one for one in asked if not one.name.startswith("full-") and one.baseline != "lq"]
+    assert rungs == [
+        Comparison("r", "reward-structure", "r/reward", "r/structure"),
+        Comparison("r", "static-no_reward", "r/static", "r/no_reward"),
+    ]
+    names = [one.name for one in restorer_comparisons("r", ["base", "full", "static", "structure"])]
+    assert names == ["full-base", "full-static", "full-structure", "base-lq", "full-lq"]
+
+
 def test_pairs_that_a_protocol_drops_are_counted_and_others_may_not_be_missing():
     nan = float("nan")
     scores = frame(

@@ -58,9 +58,11 @@ def test_bad_news_comes_first(page):
         page.index(text)
         for text in (
             lead,
+            '<details class="detail printed"><summary>Identity of every model</summary>',
             "Different people are 0.660 apart on average",
             "Against its own base, ReFL",
             "What the reward itself adds",
+            "Surely less for DiffBIR (",
             "All 1,200 preference votes are simulated (4 simulated",
             'class="tiles"',
         )
@@ -126,6 +128,39 @@ def test_the_ablation_judges_every_variant_against_full(run, page):
     assert not re.search("[▲▼]", by_label["ReFL (full)"])
 
 
+def test_doubtful_verdicts_are_marked_wherever_they_are_shown(run, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+    benchmark = json.loads((run / "metrics/benchmark.json").read_text())
+    for name, compared in benchmark["comparisons"]["test"]["gfpgan"].items():
+        for entry in compared.values():
+            sure = entry["better"] or entry["worse"]
+            entry["p_holm"] = 0.5 if sure == (name == "full-base") else 0.001  # only full-base is doubtful throughout
+    (tmp_path / "metrics/benchmark.json").write_text(json.dumps(benchmark))
+    monkeypatch.chdir(tmp_path)
+    report.main()
+    page = (tmp_path / "data/report/report.html").read_text()
+    count = len(benchmark["comparisons"]["test"]["gfpgan"]["full-base"])
+    table = re.search(r'aria-label="Ablation of GFPGAN">(.*?)</table>', page, re.S).group(1)
+    rows = dict(re.findall(r'<tr class="[^"]*"><th scope="row">(.*?)</th>(.*?)</tr>', table, re.S))
+    assert {label: row.count("†") for label, row in rows.items() if "†" in row} == {"base": count}
+    forest = re.search(r"GFPGAN: ReFL against its base</summary>(.*?)</table>", page, re.S).group(1)
+    assert forest.count("†") == count
+    written = (tmp_path / "data/report/comparisons.md").read_text().splitlines()
+    marked = [line for line in written if "GFPGAN" in line and "†" in line]
+    assert len(marked) == sum("GFPGAN | ReFL against its base" in line for line in written) == count
+    assert r"$\dagger$" in (tmp_path / "data/report/comparisons.tex").read_text()
+    assert page.count('id="doubt"') == 1
+
+
+def test_rungs_that_differ_by_the_reward_alone_follow_the_key_comparison(page):
+    labels = re.findall(r'<details class="comparison printed"><summary>DiffBIR: (.*?)</summary>', page)
+    assert labels[:3] == [
+        "ReFL with a static FRM against the same without it: one switch, the reward",
+        "Structure + reward against the structure losses only: one switch, the reward",
+        "ReFL against its base",
+    ]
+
+
 def test_tables_travel_in_the_page_as_the_files_beside_it(run, page):
     links = dict(re.findall(r'<a download="([^"]+)" href="data:[^"]*;base64,([^"]+)"', page))
     beside = {path.name: path.read_bytes() for path in (run / "data/report").iterdir() if path.suffix != ".html"}
@@ -138,6 +173,7 @@ def test_tables_travel_in_the_page_as_the_files_beside_it(run, page):
         entry = benchmark["scores"][row["dataset"]][row["restorer"]][row["variant"]][row["metric"]]
         assert float(row["mean"]) == pytest.approx(entry["mean"], rel=1e-5)
         assert (float(row["lo"]), float(row["hi"])) == pytest.approx(tuple(entry["ci95"]), rel=1e-5)
+        assert (int(row["n"]), int(row["dropped"])) == (entry["n"], entry["dropped"])
         assert ("held_out" in row["roles"]) == (row["metric"] in ("id_dlib", "reward_heldout"))
     ablation = list(csv.DictReader(io.StringIO(beside["ablation.csv"].decode())))
     switches = {

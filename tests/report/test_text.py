@@ -16,10 +16,12 @@ LABELS = {
 METRICS = {n: {"label": label, "higher_is_better": up, "roles": roles} for n, (label, up, roles) in LABELS.items()}
 
 
-def entry(how: str, delta: float) -> dict[str, Any]:
+def entry(how: str, delta: float, p_holm: float | None = None) -> dict[str, Any]:
     width = abs(delta) / 2 if how != "none" else abs(delta) * 2
     ci95 = [delta - width, delta + width]
-    return {"delta": delta, "ci95": ci95, "relative": delta / 0.5, "better": how == "better", "worse": how == "worse"}
+    judged = {"better": how == "better", "worse": how == "worse"}
+    p_holm = p_holm if p_holm is not None else 0.5 if how == "none" else 0.001
+    return {"delta": delta, "ci95": ci95, "relative": delta / 0.5, "p_holm": p_holm} | judged
 
 
 def benchmark(**comparisons: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -79,8 +81,49 @@ def test_a_reward_that_rises_while_a_held_out_measure_falls_is_suspected() -> No
     assert "while it loses on SSIM" in text.hacking_sentence(benchmark(osediff=striped), "test", 0.005)
     said = text.hacking_sentence(benchmark(osediff=striped), "test", 0.05)
     assert said == "No sign of it for OSEDiff (SSIM −0.019: a trifle)."
+    unsure = {"full-no_reward": honest["full-no_reward"] | {"ssim": entry("worse", -0.0188, p_holm=0.09)}}
+    assert "(SSIM −0.019†: a trifle)" in text.hacking_sentence(benchmark(osediff=unsure), "test", 0.05)
     # a reward's zero means nothing, so neither does a share of it: any sure loss of the held-out reward counts
     assert text.hacking_sentence(benchmark(osediff=hacked), "test", 0.5).startswith("Suspected for OSEDiff")
+
+
+@pytest.mark.parametrize(
+    ("how", "p_holm", "mark"),
+    [("better", 0.049, ""), ("worse", 0.05, "†"), ("none", 0.05, ""), ("none", 0.049, "†")],
+)
+def test_where_interval_and_corrected_p_disagree_stands_a_dagger(how: str, p_holm: float, mark: str) -> None:
+    found = entry(how, 0.02, p_holm)
+    assert text.doubt(found) == mark
+    assert text.change("id_dlib", found) == f"+4.0\u00a0%{mark}"
+    made = benchmark(diffbir={"base-lq": {"id_dlib": entry("worse", 0.02)}, "full-lq": {"id_dlib": found}})
+    assert f"DiffBIR ReFL{mark} 0.502 ({text.VERDICTS[how]})" in text.identity_detail(made, "test")
+
+
+def test_diversity_that_is_lost_is_said_with_the_control_beside_it() -> None:
+    def means(**values: float) -> dict[str, Any]:
+        return {variant: {"mean": mean} for variant, mean in values.items()}
+
+    found = {
+        "scores": {
+            "gfpgan": means(base=0.2, refl=0.21),
+            "osediff": means(base=0.2, refl=0.25, no_reward=0.2),
+            "diffbir": means(base=0.4, refl=0.02, no_reward=0.04, more_base=0.4),
+            "mine": means(base=0.0, refl=0.0),
+        },
+        "improvement": {
+            "gfpgan": {"delta": 0.01, "ci95": [-0.01, 0.03]},
+            "osediff": {"delta": 0.05, "ci95": [0.01, 0.09]},
+            "diffbir": {"delta": -0.38, "ci95": [-0.39, -0.37]},
+            "mine": {"delta": 0.0, "ci95": [0.0, 0.0]},
+        },
+    }
+    assert text.diversity_sentence({"diversity": {"test": found}}, "test") == (
+        "Surely less for DiffBIR (−95.0\u00a0%; without the reward −90.0\u00a0%); "
+        "surely more for OSEDiff (+25.0\u00a0%; without the reward +0.0\u00a0%); "
+        "not measurably different for GFPGAN (+5.0\u00a0%) and mine (0.000)."
+    )
+    assert text.diversity_sentence({"diversity": {"test": {}}}, "test") == ""
+    assert text.diversity_sentence({}, "test") == ""
 
 
 def test_losses_stand_before_gains() -> None:
