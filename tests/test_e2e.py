@@ -247,3 +247,15 @@ def test_a_person_votes_exports_sets_one_param_and_repro_retrains_with_their_vot
         files = {name for name in before if name.startswith(path) and not name.endswith(".json")}
         assert files
         assert any(after[name] != before[name] for name in files), f"{path} was trained with the votes"
+
+    # every candidate becomes another image: the votes stand, and still teach (from the pictures that people saw)
+    edit_params(edited, "degradation.noise", [0.0, 3.0])
+    assert ran(dvc(edited, "repro", "frm")) >= {"degrade", "restore", "features", "label", "frm"}
+    assert json.loads((edited / "metrics/svm.json").read_text())["human_votes"] == counts
+    used = tables.read_frame(tables.VOTES, edited / "data/votes").query("annotator_kind == 'human'")
+    assert set(used.event_id) == set(mine.event_id)
+    again = tables.read_frame(tables.ANNOTATIONS, edited / "data/annotations").set_index("pair_id")
+    assert again.loc[first.pair_id, "winner"].equals(labels.loc[first.pair_id, "winner"])
+    assert json.loads((edited / "metrics/frm.json").read_text())["labels"] == "human+simulated"
+    model = "data/frm/reward/model.safetensors"
+    assert (edited / model).read_bytes() != after[model]
