@@ -2,7 +2,8 @@
 # make repro PROFILE=omi-cpu FACES=/path/to/faces
 #                                  profiles/omi-cpu.yaml in .runs/omi-cpu, a git worktree at HEAD with the same DVC cache
 # make ablation                    params.yaml with all variants of stage refl, and their benchmark and report, in
-#                                  .runs/ablation; or VARIANTS="full full_seed1 full_seed2 no_reward more_base"
+#                                  .runs/ablation; or VARIANTS="full full_seed1 full_seed2 no_reward more_base", and
+#                                  RESTORERS="gfpgan" for some restorers only
 # make test                        .venv, then all tests
 # make lint                        ruff and mypy
 .DEFAULT_GOAL := help
@@ -29,9 +30,11 @@ FACES ?=
 WEIGHTS ?=
 # the losses one by one, then the controls
 VARIANTS ?= structure reward static full no_reward more_base
+# of which restorers; empty: those of params.yaml
+RESTORERS ?=
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 7
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 8
 
 venv: $(VENV)/.installed
 
@@ -82,11 +85,16 @@ profile: venv
 empty :=
 space := $(empty) $(empty)
 comma := ,
-LISTED := $(subst $(space),$(comma)$(space),$(strip $(VARIANTS)))
+listed = [$(subst $(space),$(comma)$(space),$(strip $(1)))]
 ablation: venv
 	@mkdir -p .runs
-	@sed -E 's/^(  variants: )\[[^]]*\]/\1[$(LISTED)]/' params.yaml > .runs/ablation.yaml
-	@grep -q '^  variants: \[$(LISTED)\]' .runs/ablation.yaml || { echo "error: params.yaml has no line \`  variants: [...]\` in refl" >&2; exit 1; }
+	@cp params.yaml .runs/ablation.yaml
+	@set_list() { \
+	  sed -E "s/^(  $$1: )\[[^]]*\]/\1$$2/" .runs/ablation.yaml > .runs/listed; mv .runs/listed .runs/ablation.yaml; \
+	  grep -qF "  $$1: $$2" .runs/ablation.yaml || { echo "error: params.yaml has no line \`  $$1: [...]\` in refl" >&2; exit 1; }; \
+	}; \
+	set_list variants "$(call listed,$(VARIANTS))"; \
+	if [ -n "$(strip $(RESTORERS))" ]; then set_list restorers "$(call listed,$(RESTORERS))"; fi
 	$(MAKE) --old-file=venv repro PROFILE=ablation PARAMS=.runs/ablation.yaml
 
 # Two processes; a file's tests stay together, so that the whole-DAG test runs its DAG once.

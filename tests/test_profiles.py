@@ -125,11 +125,14 @@ def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(clone: Path
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize(
-    ("arguments", "variants"),
-    [([], "structure reward static full no_reward more_base"), (["VARIANTS=full full_seed1"], "full full_seed1")],
+    ("arguments", "variants", "restorers"),
+    [
+        ([], "structure reward static full no_reward more_base", "diffbir osediff gfpgan"),
+        (["VARIANTS=full full_seed1", "RESTORERS=osediff gfpgan"], "full full_seed1", "osediff gfpgan"),
+    ],
 )
 def test_the_ablation_is_params_yaml_with_other_variants(
-    clone: Path, tmp_path: Path, arguments: list[str], variants: str
+    clone: Path, tmp_path: Path, arguments: list[str], variants: str, restorers: str
 ) -> None:
     """With a dvc that only writes down what it is asked."""
     (tmp_path / "bin").mkdir()
@@ -143,8 +146,9 @@ def test_the_ablation_is_params_yaml_with_other_variants(
     assert git(clone, "status", "--porcelain") == before
     assert (tmp_path / "asked").read_text().splitlines()[-1] == f"{clone}/.runs/ablation: repro"
     content, own = params.read(clone / ".runs/ablation/params.yaml"), params.read(clone / "params.yaml")
-    assert content["refl"].pop("variants") == variants.split()
-    del own["refl"]["variants"]
+    for name, wanted in (("variants", variants), ("restorers", restorers)):
+        assert content["refl"].pop(name) == wanted.split()
+        del own["refl"][name]
     assert content == own
     assert content["seed"] == 7
 
