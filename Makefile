@@ -49,9 +49,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 ifeq ($(PROFILE),)
 repro: venv
+	diffusionreward check
 	dvc repro
 else
 repro: profile
+	cd $(RUN) && diffusionreward check
+	@cd $(RUN) && if [ -f .faces.new ]; then dvc repro --force --single-item prepare && mv .faces.new .faces; fi
 	cd $(RUN) && dvc repro
 endif
 
@@ -61,6 +64,9 @@ profile: venv
 	@test -f $(PARAMS) || { echo "error: $(PARAMS) is missing; there are: $$(cd profiles && echo *.yaml)" >&2; exit 1; }
 	@git diff --quiet HEAD -- pipeline stages dvc.yaml || echo "note: $(RUN) runs the committed code (HEAD), not your uncommitted edits"
 	@git worktree prune
+	@if [ -e $(RUN) ] && [ "$$(git -C $(RUN) rev-parse --show-toplevel 2>&1)" != "$$(cd $(RUN) && pwd -P)" ]; then \
+	  echo "error: $(RUN) is no git worktree of this checkout (was it moved?); delete $(RUN), its results are in the DVC cache" >&2; exit 1; \
+	fi
 	@if [ -d $(RUN) ]; then \
 	  cd $(RUN); tar -cf .kept.tar $$(ls -d $(KEPT) 2>/dev/null) --files-from /dev/null; \
 	  git checkout --quiet --force --detach $$(git -C $(CURDIR) rev-parse HEAD); \
@@ -74,6 +80,8 @@ profile: venv
 	@if [ -n "$(FACES)" ]; then \
 	  test -d "$(FACES)" || { echo "error: FACES=$(FACES) is no folder" >&2; exit 1; }; \
 	  ln -sfn "$$(cd "$(FACES)" && pwd)" $(RUN)/faces; \
+	  (cd -P $(RUN)/faces && pwd -P && find . -type f -exec ls -lLn {} + | awk '{print $$5, $$6, $$7, $$8, $$NF}' | LC_ALL=C sort) > $(RUN)/.faces.new; \
+	  if cmp -s $(RUN)/.faces.new $(RUN)/.faces; then rm $(RUN)/.faces.new; fi; \
 	fi
 	@if [ -n "$(WEIGHTS)" ]; then \
 	  test -d "$(WEIGHTS)" || { echo "error: WEIGHTS=$(WEIGHTS) is no folder" >&2; exit 1; }; \

@@ -26,6 +26,7 @@ STAGES = {
 }
 
 COMMANDS = {  # what people use outside the DAG: module, attribute, help
+    "check": ("pipeline.check", "check", "Check every group of params.yaml, as `make repro` does first."),
     "restore": ("pipeline.commands", "restore", "Restore the faces of your own photos with a trained restorer."),
     "benchmark": ("pipeline.evaluation.commands", "compare", "Compare folders of restored faces, with intervals."),
     "annotate": ("pipeline.annotation.commands", "annotate", "Open the page on which people judge pairs."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,8 @@ from pipeline.params import UserError
 from pipeline.photos import Finder, restore_photos
 from pipeline.restorers.load import load
 from pipeline.runtime import Device, RuntimeParams, configure, device, one_line_errors
+
+CONFIG = "restorer.json"  # what every saved restorer has
 
 
 @one_line_errors
@@ -36,7 +39,18 @@ def restore(
     """Find the faces of your photos, restore them with a trained restorer, and paste them back softly."""
     if detector == "facexlib" and weights is None:
         raise UserError("--detector facexlib needs --weights, the path of detection_Resnet50_Final.pth")
+    if not (model / CONFIG).is_file():
+        raise UserError(f"{model / CONFIG}: missing; train one by `make repro`, or name a saved restorer with --model")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: is a file; name a folder")
     configure(RuntimeParams(device=on))
     where = device(on)
     finder = None if aligned else Finder(load_detector(detector, str(weights or ""), detection_size), min_score)
-    restore_photos(photos, out, load(model, where), finder, where, seed)
+    try:
+        restorer = load(model, where)
+    except (json.JSONDecodeError, KeyError) as error:
+        raise UserError(f"{model / CONFIG}: damaged, or no restorer's ({error}); name another --model") from None
+    try:
+        restore_photos(photos, out, restorer, finder, where, seed)
+    except OSError as error:
+        raise UserError(f"--out {out}: can't be written ({error.strerror}); name another folder") from None

@@ -13,7 +13,8 @@ from pipeline.base.params import BaseParams
 from pipeline.base.recipe import train_diffbir, train_osediff
 from pipeline.evaluation.dataset import from_tables
 from pipeline.params import load, value
-from pipeline.runtime import device, fingerprint, stage, write_json, write_text
+from pipeline.runtime import device, stage, write_json, write_text
+from pipeline.scratch import key
 
 FACES, DEGRADED, OUT = Path("data/faces"), Path("data/degraded"), Path("data/base")
 METRICS, CURVE = Path("metrics/base.json"), Path("plots/base.csv")
@@ -29,7 +30,7 @@ def main() -> None:
         restorers, rows = import_base(params, seed, size, val, OUT, device())
     else:
         train = from_tables(FACES, DEGRADED, "train")
-        scratch = Path(".scratch/base") / fingerprint(params, seed, size, FACES, DEGRADED)
+        scratch = Path(".scratch/base") / key(params, seed, size, FACES, DEGRADED)
         diffbir, first = train_diffbir(params, seed, size, train, val, OUT, scratch, device())
         osediff, second = train_osediff(params, seed, size, train, val, OUT, scratch, device())
         restorers, rows = {"diffbir": diffbir, "osediff": osediff}, first + second

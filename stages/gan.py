@@ -12,7 +12,8 @@ from pipeline.base.measure import Rows, measure
 from pipeline.evaluation.dataset import from_tables
 from pipeline.params import UserError, load, value
 from pipeline.restorers.gfpgan import from_official
-from pipeline.runtime import device, fingerprint, stage, write_json, write_text
+from pipeline.runtime import device, stage, write_json, write_text
+from pipeline.scratch import key
 from pipeline.training import images_of
 
 FACES, DEGRADED, OUT = Path("data/faces"), Path("data/degraded"), Path("data/base/gfpgan")
@@ -33,7 +34,7 @@ def main() -> None:
         loss = GanObjective(restorer, params, seed).validation(images_of(val))
         rows = [{"restorer": "gfpgan", "step": 0, "train_loss": float("nan"), "val_loss": loss}]
     else:
-        scratch = Path(".scratch/gan") / fingerprint(params, seed, size, FACES, DEGRADED)
+        scratch = Path(".scratch/gan") / key(params, seed, size, FACES, DEGRADED)
         train = from_tables(FACES, DEGRADED, "train")
         restorer, rows = train_gfpgan(params, seed, size, train, val, OUT, scratch, device())
     write_text(CURVE, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))

@@ -23,7 +23,8 @@ from pipeline.refl.trainer import ReFL
 from pipeline.restorers.external import External
 from pipeline.restorers.load import load as load_restorer
 from pipeline.reward.model import FaceRewardModel
-from pipeline.runtime import RuntimeParams, device, fingerprint, stable_seed, stage, write_json, write_text
+from pipeline.runtime import RuntimeParams, device, stable_seed, stage, write_json, write_text
+from pipeline.scratch import key
 from pipeline.training import images_of, require_split
 
 FACES, DEGRADED, BASE, FRM = Path("data/faces"), Path("data/degraded"), Path("data/base"), Path("data/frm")
@@ -46,9 +47,10 @@ def main(
     training = from_tables(FACES, DEGRADED, "train")
     require_split(training, "train", "refl")
     faces, held_out = images_of(training), images_of(from_tables(FACES, DEGRADED, "val"))
+    del training  # it holds every picture a second time
     model = load_restorer(BASE / restorer, accelerator.device)
     frm, second = (FaceRewardModel.from_pretrained(FRM / part, accelerator.device) for part in ("reward", "heldout"))
-    scratch = Path(".scratch/refl") / fingerprint(name, params, seed, BASE, FRM, FACES, DEGRADED)
+    scratch = Path(".scratch/refl") / key(name, params, base, gan, seed, BASE, FRM, FACES, DEGRADED)
     watch = Watcher(held_out, frm, second, params.evaluation_faces, seed, base.validation_batch, logs.pictures)
     drawn = stable_seed(seed, what.seed) if what.seed else seed
     if kind == MORE_BASE:

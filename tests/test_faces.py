@@ -216,11 +216,13 @@ def test_faces_of_photos_are_found_aligned_and_share_their_group(project: Path, 
     (project / "photos/one.png").write_bytes(encode_png(photo))
     (project / "photos/two.png").write_bytes(encode_png(two_faces(photo)))
     (project / "photos/none.png").write_bytes(encode_png(picture(0, 128)))
+    (project / "photos/two_again.png").write_bytes(encode_png(two_faces(photo)))
     faces, rejects = folder_faces(params(FOLDER, aligned=False, min_detection_score=0.5, detection_size=800), 128)
     assert Counter(face.source for face in faces) == {"one.png": 1, "two.png": 2}
     assert len({face.face_id for face in faces}) == 3
     assert len({face.group_id for face in faces}) == 2
     assert "no face" in reasons(rejects)["none.png"]
+    assert [one.path for one in rejects] == ["none.png", "two_again.png"]  # once, though both its faces are there
     assert all(frontal_score(face.image) > 0.7 for face in faces)
 
 
@@ -293,6 +295,9 @@ def test_all_faces_of_a_person_or_folder_share_a_group(project: Path) -> None:
     groups = {face.source: face.group_id for face in by_person}
     assert groups["ann/000.png"] == groups["2.png"] != groups["3.png"]
     assert reasons(rejects) == {"ann/001.png": "no person in metadata.csv"}
+    (project / "photos/metadata.csv").write_text("file_name,person\nann/000.png,\n2.png,Ann\n", encoding="utf-8-sig")
+    with pytest.raises(UserError, match=r"1 rows name no person, the first is ann/000\.png"):
+        folder_faces(params(FOLDER, group_by="person"), 16)
 
 
 def test_resolution_moves_no_face_of_a_folder(project: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from skimage.data import astronaut
 
+from pipeline import commands
 from pipeline.faces.detection import alignment, load_detector, warp
 from pipeline.images import Pixels, decode, encode_png
 from pipeline.params import UserError
@@ -165,3 +166,28 @@ def test_noise_follows_the_photo_not_its_place(tmp_path: Path, photo: Pixels) ->
     for source in ("one", "c.png"):
         restore_photos(tmp_path / source, tmp_path / "out", restorer, None, CPU, seed=0, say=lambda _: None)
     assert restorer.ids[0] == restorer.ids[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "out", "said"),
+    [
+        (None, "out", "missing; train one by `make repro`, or name a saved restorer with --model"),
+        ("{", "out", "damaged, or no restorer's"),
+        ("{}", "out", "damaged, or no restorer's"),
+        ("{}", "a_file", "is a file; name a folder"),
+    ],
+)
+def test_a_wrong_model_or_folder_is_one_clear_line(
+    tmp_path: Path, photo: Pixels, capsys: pytest.CaptureFixture[str], content: str | None, out: str, said: str
+) -> None:
+    (tmp_path / "photo.png").write_bytes(encode_png(photo))
+    (tmp_path / "a_file").write_text("mine")
+    (tmp_path / "model").mkdir()
+    if content is not None:
+        (tmp_path / "model/restorer.json").write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        commands.restore(tmp_path / "photo.png", out=tmp_path / out, model=tmp_path / "model", aligned=True, on="cpu")
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline import params
+from pipeline.check import GROUPS, check
 from tests import closure
 
 ROOT = closure.ROOT
@@ -46,6 +47,26 @@ def models() -> dict[str, type[params.Params]]:
                 loaded = importlib.import_module(".".join(module.with_suffix("").parts))
                 found[key] = getattr(loaded, node.args[1].id)
     return found
+
+
+def test_check_knows_every_group_that_the_code_reads() -> None:
+    assert models() == GROUPS
+
+
+def test_check_names_every_wrong_key_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = (ROOT / "params.yaml").read_text()
+    Path("params.yaml").write_text(whole)
+    check()
+    wrong = whole.replace("  resamples: 10000 # of the paired", "  resample: 1 # ").replace("more_base]", "nothing]")
+    Path("params.yaml").write_text(wrong)
+    with pytest.raises(SystemExit):
+        check()
+    said = capsys.readouterr().err
+    assert "benchmark.resample: Extra inputs" in said
+    assert "unknown variant 'nothing'" in said
 
 
 def expand(key: str, content: dict[str, Any]) -> list[str]:
@@ -109,6 +130,14 @@ def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(clone: Path
     ]
     assert Path(cache[0].strip()).resolve() == Path(cache[1].strip()).resolve()
 
+    # other faces than those prepared last: told by path, names, sizes and times of the files
+    (run / ".faces.new").rename(run / ".faces")  # what `make repro` does once they are prepared
+    assert make(clone, "profile", "PROFILE=ci", f"FACES={faces}").returncode == 0
+    assert not (run / ".faces.new").exists()
+    (faces / "one more.png").write_bytes(b"a picture")
+    assert make(clone, "profile", "PROFILE=ci", f"FACES={faces}").returncode == 0
+    assert (run / ".faces.new").exists()
+
     # a later call: new code, the run's own results kept
     (run / "dvc.lock").write_text("its own\n")
     (run / "metrics").mkdir(exist_ok=True)
@@ -151,6 +180,16 @@ def test_the_ablation_is_params_yaml_with_other_variants(
         del own["refl"][name]
     assert content == own
     assert content["seed"] == 7
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_a_folder_that_is_no_worktree_is_left_alone_and_so_is_the_checkout(clone: Path) -> None:
+    (clone / ".runs/ci").mkdir(parents=True)
+    (clone / "README.md").write_text("an edit of mine")
+    done = make(clone, "profile", "PROFILE=ci")
+    assert done.returncode != 0
+    assert done.stderr.startswith("error: .runs/ci is no git worktree of this checkout")
+    assert (clone / "README.md").read_text() == "an edit of mine"
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

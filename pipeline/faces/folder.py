@@ -92,21 +92,22 @@ def folder_faces(params: FacesParams, image_size: int) -> tuple[list[Face], list
         load_detector(params.detector, params.weights, params.detection_size)  # missing weights are said once, here
     read = Reader(folder, params, image_size, persons)
     faces: dict[str, Face] = {}
-    rejects: list[Reject] = []
+    rejects: dict[str, Reject] = {}  # by path: a photo has one reason, however many of its faces have it
     looked_at = 0
     while looked_at < len(names) and len(faces) < params.count:
         chunk = names[looked_at : looked_at + min(CHUNK, params.count - len(faces))]
         looked_at += len(chunk)
         for result in parallel_map(read, chunk, f"faces {len(faces)}/{params.count}"):
             if isinstance(result, Reject):
-                rejects.append(result)
+                rejects[result.path] = result
                 continue
             for face in result:
                 first = faces.setdefault(face.face_id, face)
                 if first is not face:
-                    rejects.append(Reject(face.source, f"same bytes as {first.source}"))
-    check_rejects(folder, looked_at, len(faces), rejects, params.max_rejected)
-    return list(faces.values())[: params.count], rejects
+                    rejects[face.source] = Reject(face.source, f"same bytes as {first.source}")
+    found = list(rejects.values())
+    check_rejects(folder, looked_at, len(faces), found, params.max_rejected)
+    return list(faces.values())[: params.count], found
 
 
 def image_names(folder: Path) -> list[str]:
@@ -129,13 +130,16 @@ def read_persons(folder: Path) -> dict[str, str]:
     """Person of each file from `metadata.csv` (columns file_name, person) in the folder."""
     path = folder / PERSONS
     try:
-        with path.open(encoding="utf-8", newline="") as handle:
+        with path.open(encoding="utf-8-sig", newline="") as handle:  # Excel writes a byte-order mark
             rows = list(csv.DictReader(handle))
-        return {row["file_name"]: row["person"] for row in rows}
+        persons = {row["file_name"]: row["person"] for row in rows}
     except FileNotFoundError:
         raise UserError(f"{path} is missing; faces.group_by `person` reads its columns file_name and person") from None
     except (KeyError, UnicodeDecodeError, csv.Error):
         raise UserError(f"{path}: not a CSV file with the columns file_name and person") from None
+    if nobody := [name for name, person in persons.items() if not person]:
+        raise UserError(f"{path}: {len(nobody)} rows name no person, the first is {nobody[0]}; fill them in")
+    return persons
 
 
 def check_rejects(folder: Path, looked_at: int, kept: int, rejects: list[Reject], max_rejected: float) -> None:

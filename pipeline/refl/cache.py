@@ -27,10 +27,9 @@ class PerFace:
         # the whole batch, not only its new faces: convolutions round differently in batches of another size, and a
         # resumed run (whose cache is empty) must continue bit for bit
         computed = compute(batch)
+        size = sum(tensor[0].numel() * tensor.element_size() for tensor in computed)  # of one face
         for row, key in enumerate(keys):
-            tensors = [tensor[row].cpu().clone() for tensor in computed]
-            size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
             if key not in self.kept and size <= self.budget:
-                self.kept[key] = tensors
+                self.kept[key] = [tensor[row].cpu().clone() for tensor in computed]
                 self.budget -= size
         return computed

@@ -64,20 +64,19 @@ def train(refl: ReFL, watch: Watch, scratch: Path, name: str, log: Log | None = 
     for step in bar:
         if params.patience and sum(row["step"] > best.step for row in curve[1:]) >= params.patience:
             break
+        done, update = step + 1, {}
         try:
             figures, outputs = refl.step(step)
             refuse_explosion(step, figures["loss"], losses, params.explosion)
+            if refl.variant.dynamic and done % params.dynamic.every == 0:
+                update = {"frm_loss": refl.update_reward(outputs)}
         except Diverged as error:
             kept = _keep_last_good(refl, weights, best, checkpoint, scratch / "last_good")
             raise UserError(f"refl {name}: {error}; lower the learning rate or the loss weights; {kept}") from None
-        done = step + 1
         rows.append(figures)
         losses.append(figures["loss"])
         if params.explosion:
             del losses[: -params.explosion.window]
-        update = {}
-        if refl.variant.dynamic and done % params.dynamic.every == 0:
-            update = {"frm_loss": refl.update_reward(outputs)}
         log.numbers(done, figures | update)
         if done % params.evaluate_every == 0 or done == params.steps:
             curve.append({"step": float(done), **_means(rows), **evaluate(done)})

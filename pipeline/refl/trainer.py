@@ -113,7 +113,7 @@ class ReFL:
         """
         restorer = self.restorer
         with self.autocast():
-            [condition] = self.conditions.get(batch.keys, batch.lq, lambda lq: [restorer.condition(lq)])
+            [condition] = self.conditions.get(batch.keys, batch.lq, lambda lq: [restorer.condition(lq).to(lq.dtype)])
             prompts = restorer.encode_prompts(batch.prompts)
             start = restorer.rollout(condition, prompts, self.rollout, batch.rng)
         latents: torch.Tensor | None = None
@@ -182,7 +182,7 @@ class ReFL:
         """One dynamic update: the FRM learns to prefer the HQ to the step's `outputs`; returns its loss.
 
         weight · pair loss, the mean over micro-batches and processes; the network stays in eval mode, and is frozen
-        again afterwards.
+        again afterwards. Raises Diverged, before anything changes, where the loss or its gradient is not finite.
         """
         dynamic: DynamicParams = self.params.dynamic
         trained, total = _unfrozen(self.frm), 0.0
@@ -195,10 +195,13 @@ class ReFL:
             loss.backward()
             total += float(loss.detach())
         self._average_gradients(trained)
-        nn.utils.clip_grad_norm_(trained, dynamic.max_grad_norm)
-        self.frm_optimizer.step()
+        norm = float(nn.utils.clip_grad_norm_(trained, dynamic.max_grad_norm))
+        mean = self._average_figures({"loss": total})["loss"]
         self.frm.requires_grad_(False)
-        return self._average_figures({"loss": total})["loss"]
+        if not math.isfinite(norm + mean):
+            raise Diverged(f"the reward model's own update is not finite (loss {mean}, gradient {norm})")
+        self.frm_optimizer.step()
+        return mean
 
     def _average_figures(self, figures: dict[str, float]) -> dict[str, float]:
         """Means over the processes, so that all of them decide alike."""

@@ -89,7 +89,7 @@ def _export_diffbir(restorer: DiffBIR, out: Path) -> dict[str, str]:
     restorer.controlnet.save_pretrained(out / "controlnet")
     return {
         "controlnet.pth": "DiffBIR's format, as v1_face.pth: for DiffBIR, or `diffusionreward weights import`",
-        "controlnet": "diffusers' ControlNetModel, safetensors; it has no hint block: feed cat(x_t, condition)",
+        "controlnet": "diffusers' ControlNetModel; no hint block (low_cpu_mem_usage=False): feed cat(x_t, condition)",
     }
 
 

@@ -204,7 +204,10 @@ def _adapter_state(network: Any, adapter: str, part: str) -> dict[str, torch.Ten
 
 
 class _Swapped:
-    """Run with other parameter values, without autograd noticing (the live graph keeps its own tensors)."""
+    """Run with other parameter values, without autograd noticing (the live graph keeps its own tensors).
+
+    Autocast keeps half-precision copies of parameters by identity, so it must forget them at both ends.
+    """
 
     def __init__(self, parameters: dict[str, nn.Parameter], values: dict[str, torch.Tensor]) -> None:
         self.pairs = [(parameters[name], value) for name, value in values.items()]
@@ -213,10 +216,12 @@ class _Swapped:
         self.live = [parameter.data for parameter, _ in self.pairs]
         for parameter, value in self.pairs:
             parameter.data = value
+        torch.clear_autocast_cache()
 
     def __exit__(self, *error: object) -> None:
         for (parameter, _), value in zip(self.pairs, self.live, strict=True):
             parameter.data = value
+        torch.clear_autocast_cache()
 
 
 def load_osediff(folder: Path, config: dict[str, Any], denoiser: Denoiser, source: Path) -> OSEDiff:

@@ -39,7 +39,9 @@ def split_prediction(
     v_prediction (SD 2.1 at 768 px): x0 = sqrt(ᾱ)·x_t − sqrt(1 − ᾱ)·v, eps = sqrt(ᾱ)·v + sqrt(1 − ᾱ)·x_t;
     sample: the output is x0, eps = (x_t − sqrt(ᾱ)·x0) / sqrt(1 − ᾱ): all that a narrow network over wide patches can
     learn, since clean patches lie on few dimensions and noise on all of them (Li & He 2025).
+    In the precision of x_t: a network may answer in bf16, in which 1 − ᾱ of t = 1 (0.0017) vanishes.
     """
+    output = output.to(noisy.dtype)
     alpha_bar = torch.as_tensor(alpha_bar, dtype=noisy.dtype, device=noisy.device)
     signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     if prediction_type == "epsilon":

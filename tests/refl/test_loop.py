@@ -43,7 +43,9 @@ def test_a_run_killed_at_a_random_step_continues_bit_for_bit(tmp_path: Path) -> 
     """A process of its own, ended by SIGKILL wherever it is; then taken up again."""
     changes: dict[str, object] = {"steps": 14, "checkpoint_every": 3, "evaluate_every": 4}
     whole = run_tiny.run(tmp_path / "whole", **changes)
-    draw = random.Random(4)
+    seed = random.SystemRandom().randrange(2**32)  # another one each time; pytest prints it where the test fails
+    print(f"seed {seed}")
+    draw = random.Random(seed)
     folder, last = tmp_path / "killed", draw.randint(4, 11)
     command = [sys.executable, "-m", "tests.refl.run_tiny", str(folder), json.dumps(changes)]
     process = subprocess.Popen(command, cwd=ROOT)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
 from pipeline.metrics.perceptual import PerceptualDistance
 from pipeline.params import UserError
 from pipeline.refl.params import WeightParams
-from pipeline.refl.trainer import ReFL
+from pipeline.refl.trainer import Diverged, ReFL
 from pipeline.restorers.gfpgan import GFPGAN
+from pipeline.restorers.protocol import Rollout, RolloutSettings
+from pipeline.restorers.schedule import sd21_scheduler, timesteps
 from pipeline.training import require_split
 from tests import tiny
 from tests.refl.recipe import double, equal, gradients, params, refl
@@ -67,7 +72,7 @@ def test_gradient_is_that_of_the_last_step_alone() -> None:
     batch.rng.set_state(state)
     condition, prompts = restorer.condition(batch.lq), restorer.encode_prompts(batch.prompts)
     start = restorer.rollout(condition, prompts, trainer.rollout, batch.rng)
-    prediction = restorer.predict(start, condition, prompts)
+    prediction = restorer.predict(Rollout(start.latents.detach(), start.timestep), condition, prompts)
     captions = trainer.frm.text_features(batch.captions)
     total = (
         (1 - trainer.frm(prediction.images, captions)).mean()
@@ -224,6 +229,76 @@ def test_half_precision_gives_nearly_the_same_gradient(precision: str) -> None:
     assert float(other.norm() / one.norm()) == pytest.approx(1, abs=0.2)
     assert not torch.equal(one, other)
     assert half.scaler.is_enabled() == (precision == "fp16")
+
+
+@pytest.mark.parametrize("build", [tiny.diffbir, tiny.osediff, gfpgan])
+def test_the_regulariser_is_the_same_in_half_precision(build) -> None:  # type: ignore[no-untyped-def]
+    found = []
+    for precision in ("fp32", "bf16"):
+        trainer = refl(build, precision=precision)
+        with torch.no_grad():
+            for parameter in trainer.trained:
+                parameter += 0.01
+        found.append(float(next(trainer.gradient_steps(trainer.micro_batch(0))).terms.regulariser.detach()))
+    assert found[0] > 0
+    assert found[1] == pytest.approx(found[0], rel=0.1)
+
+
+def test_the_last_step_has_its_gradient_in_half_precision_too() -> None:
+    """At t = 1 all but 0.0017 of x_t is signal: rounded to bf16, x0 would be x_t itself and nothing would be learnt."""
+    norms = []
+    for precision in ("fp32", "bf16"):
+        trainer = refl(lambda: with_vae(tiny.diffbir(), "epsilon"), precision=precision)
+        trainer.rollout = replace(trainer.rollout, gradient_window=1)  # t = 1
+        loss = next(trainer.gradient_steps(trainer.micro_batch(0))).terms.lowpass
+        loss.backward()
+        norms.append(float(gradients(trainer).norm()))
+    assert norms[0] > 0
+    assert norms[1] == pytest.approx(norms[0], rel=0.2)
+
+
+def with_vae(restorer, prediction_type: str):  # type: ignore[no-untyped-def]
+    """With an autoencoder that is a network, as Stable Diffusion's: autocast makes its latents half-precision."""
+    channels = restorer.denoiser.unet.config.in_channels
+    torch.manual_seed(3)
+    restorer.denoiser.vae = AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=channels, norm_num_groups=4,
+    )  # fmt: skip
+    restorer.denoiser.scheduler = sd21_scheduler(prediction_type)
+    return restorer
+
+
+def test_eta_is_drawn_anew_at_every_step_and_the_gradient_step_uniformly_from_the_window(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    restorer, seen, stops = tiny.diffbir(), [], []
+    monkeypatch.setattr(
+        "pipeline.restorers.diffbir.ddim_step", lambda x0, eps, a, b, eta, noise: seen.append(eta) or x0
+    )
+    lq = torch.zeros(1, 3, 16, 16)
+    condition, prompts = restorer.condition(lq), restorer.encode_prompts([""])
+    for seed in range(60):
+        rng = torch.Generator().manual_seed(seed)
+        settings = RolloutSettings(steps=4, gradient_window=2, eta=(0.2, 0.8))
+        stops.append(restorer.rollout(condition, prompts, settings, rng).timestep)
+    times = timesteps(4)[-2:]
+    counts = [stops.count(time) for time in times]
+    assert sum(counts) == 60
+    assert min(counts) > 15
+    assert len(seen) == len(set(seen)) == 2 * counts[0] + 3 * counts[1]  # one each step, none twice
+    assert 0.2 <= min(seen) < 0.25
+    assert 0.75 < max(seen) <= 0.8
+    assert sum(seen) / len(seen) == pytest.approx(0.5, abs=0.05)
+
+
+def test_an_update_of_the_reward_that_is_not_finite_changes_nothing() -> None:
+    trainer = refl()
+    batch = trainer.micro_batch(0)
+    before = {name: value.clone() for name, value in trainer.frm.state_dict().items()}
+    with pytest.raises(Diverged, match="reward model's own update is not finite"):
+        trainer.update_reward([(batch, torch.full_like(batch.hq, float("nan")))])
+    assert all(torch.equal(before[name], value) for name, value in trainer.frm.state_dict().items())
 
 
 def test_an_fp16_gradient_that_overflows_skips_the_step_and_lowers_the_scale() -> None:
