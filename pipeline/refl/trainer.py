@@ -112,9 +112,9 @@ class ReFL:
         Each graph is the caller's to use before the next is built, so memory is that of one.
         """
         restorer = self.restorer
+        prompts = restorer.encode_prompts(batch.prompts)  # kept, so in one precision whoever asks first
         with self.autocast():
             [condition] = self.conditions.get(batch.keys, batch.lq, lambda lq: [restorer.condition(lq).to(lq.dtype)])
-            prompts = restorer.encode_prompts(batch.prompts)
             start = restorer.rollout(condition, prompts, self.rollout, batch.rng)
         latents: torch.Tensor | None = None
         for _ in range(self.params.rollout.renoise):

@@ -47,8 +47,7 @@ class PromptEncoder(nn.Module):
         # open_clip's tokenizer carries its vocabulary in the wheel; it pads with 0, as SD 2.1's does
         tokens = open_clip.tokenize([prompt], context_length=self.length)
         device = next(self.text_model.parameters()).device
-        with torch.autocast(device.type, enabled=False):  # it is kept, so it must not depend on who asked first
-            return self.text_model(tokens.to(device)).last_hidden_state[0]
+        return self.text_model(tokens.to(device)).last_hidden_state[0]
 
 
 class Denoiser(nn.Module):
