@@ -252,3 +252,15 @@ def test_large_images_stay_small(tmp_path, monkeypatch):
     html = render(gather(Inputs(tmp_path), ReportParams(**REPORT)))
     assert "data:image/jpeg" in html
     assert len(html) < 8_000_000
+
+
+def test_shares_of_better_faces_and_counts_of_kernels_are_those_of_the_tables(run, page):
+    scores = tables.read_frame(tables.SCORES, run / "data/scores")
+    for metric in REPORT["headline"]:
+        wide = scores.pivot(index="face_id", columns="model", values=metric)
+        for other, said in (("diffbir/base", "base"), ("lq", "LQ"), ("diffbir/no_reward", "ReFL without reward")):
+            share = (wide["diffbir/full"] < wide[other]).mean()  # lower is better for all three
+            assert f"DiffBIR: ReFL − {said}. Better on {share:.1%} of faces".replace("%", "\u00a0%") in page
+    kinds = tables.read_frame(tables.DEGRADED, run / "data/degraded")["blur_kind"].value_counts()
+    said = re.search(r"blur kernels: ([^.]*)\.", page).group(1)
+    assert {kind: int(count) for count, kind in re.findall(r"(\d+) (\w+)", said)} == kinds.to_dict()
