@@ -24,7 +24,7 @@ from pipeline.annotation.pairs import with_facts
 from pipeline.annotation.rounds import RoundPlan, pick
 from pipeline.annotation.svm import LabelledPairs, PairSVM, Standardiser, SvmParams, train, tune
 from pipeline.annotation.svm_report import held_out, predict
-from pipeline.metrics.catalogue import get
+from pipeline.features import columns
 from pipeline.metrics.statistics import paired_bootstrap
 from pipeline.params import load, value
 from pipeline.runtime import stage
@@ -89,7 +89,7 @@ def main(
     pairs = with_facts(tables.read_frame(tables.PAIRS, PAIRS), candidates)
     pairs = pairs.assign(features_a=pairs["candidate_a"], features_b=pairs["candidate_b"], usable=True)
     features = tables.read_frame(tables.FEATURES, FEATURES).set_index("candidate_id").drop(columns="feature_set")
-    features = features[[name for name in features.columns if get(name).needs != "reference"]]
+    features = features.drop(columns=columns(map(str, features))["reference"])
     fit = pairs[pairs["split"].eq("fit") & ~pairs["anchored"]]
 
     def labels_of(voting_seed: int) -> pd.DataFrame:

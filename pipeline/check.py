@@ -19,7 +19,7 @@ from pipeline.reward.learning import LearningParams
 from pipeline.reward.params import FrmParams
 from pipeline.runtime import RuntimeParams, one_line_errors
 
-GROUPS: dict[str, type[Params]] = {
+MODELS: dict[str, type[Params]] = {
     "faces": FacesParams,
     "degradation": DegradationParams,
     "base": BaseParams,
@@ -42,7 +42,7 @@ GROUPS: dict[str, type[Params]] = {
 def check() -> None:
     """Check every group of params.yaml: unknown keys, wrong types, values out of range."""
     problems = []
-    for group, model in GROUPS.items():
+    for group, model in MODELS.items():
         names = value("refl.restorers") if "*" in group else [""]
         for name in names:
             try:

@@ -6,8 +6,11 @@ Heavy modules are imported inside the commands, so that `--help` answers at once
 from __future__ import annotations
 
 import importlib
+import logging
 
 import typer
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it; it warns of kernels that nobody asked for
 
 STAGES = {
     "prepare": "Faces of the sample generator or of a folder, aligned, checked, split by group.",

@@ -19,7 +19,7 @@ from pipeline.annotation.rounds import ROUNDS_FOLDER
 from pipeline.annotation.shown import as_shown
 from pipeline.annotation.svm import SvmParams
 from pipeline.annotation.svm_report import annotation_rows, assess
-from pipeline.metrics.catalogue import get
+from pipeline.features import columns
 from pipeline.params import load, value
 from pipeline.runtime import stage, write_json, write_text
 
@@ -60,7 +60,7 @@ def main() -> None:
 
     taught = votes[~votes["annotator"].isin(params.panel("second"))]  # who teaches only the held-out reward
     with_reference = value("features.reference")
-    needs_hq = [name for name in features.columns if get(name).needs == "reference"]
+    needs_hq = columns(map(str, features))["reference"]
     evidence = assess(features, needs_hq, with_reference, shown, taught, params.prior_votes, svm_params, seed)
     judged = shown["pair_id"].isin(evidence.labels["pair_id"]) & shown["why"].ne("repeat")  # rounds may hold more pairs
     labelled = shown[shown["pair_id"].isin(pairs["pair_id"]) | judged]

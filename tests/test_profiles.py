@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline import params
-from pipeline.check import GROUPS, check
+from pipeline.check import MODELS, check
 from tests import closure
 
 ROOT = closure.ROOT
@@ -50,7 +50,7 @@ def models() -> dict[str, type[params.Params]]:
 
 
 def test_check_knows_every_group_that_the_code_reads() -> None:
-    assert models() == GROUPS
+    assert models() == MODELS
 
 
 def test_check_names_every_wrong_key_at_once(

@@ -24,7 +24,8 @@ def remeasure(asked: pd.DataFrame, names: Sequence[str], rounds: Path) -> pd.Dat
         if compute.available(names, min(lq[0].shape[:2]))[1]:
             continue
         for side in ("a", "b"):
-            values = compute.score(names, _pictures(held, f"image_{side}", some["pair_id"]), hq, lq)
+            images = _pictures(held, f"image_{side}", some["pair_id"])
+            values = compute.score(names, images, hq, lq, share_references=True)  # as stage `features` does
             found.append(pd.DataFrame(values, index=some[f"row_{side}"]))
     return pd.concat(found)
 
