@@ -126,6 +126,7 @@ async function refill() {
 
 let pairs = []; // the first is on screen
 let shown = null; // the pair whose pictures are really visible
+let coming = null; // the pair whose pictures are being put up
 let visibleSince = 0;
 let undoing = false;
 let idle = 0;
@@ -144,9 +145,11 @@ function prefetch(pair) {
 async function show(progress) {
   clearTimeout(idle);
   const pair = pairs[0];
+  if (pair && (shown === pair || coming === pair)) return;
+  shown = null;
+  coming = pair;
+  setVoting(false);
   if (!pair) {
-    shown = null;
-    setVoting(false);
     if (!progress) return say("Loading the next pair", "");
     if (progress.waiting) {
       idle = setTimeout(sync, 5000);
@@ -155,17 +158,15 @@ async function show(progress) {
     idle = setTimeout(sync, 30000);
     return say("All done, thank you", `You judged ${progress.done} pairs. New ones appear here by themselves.`);
   }
-  if (shown === pair) return;
-  shown = null;
-  setVoting(false);
   try {
     await pair.ready;
   } catch {
-    if (pairs[0] !== pair) return;
+    if (coming !== pair) return;
+    coming = null;
     pairs = []; // fetched anew with the next answer
     return showTrouble("a picture could not be loaded", true);
   }
-  if (pairs[0] !== pair || shown === pair) return; // something newer happened meanwhile
+  if (coming !== pair) return; // something newer happened meanwhile
   stopPeeking();
   resetView();
   panes.forEach((pane) => {
@@ -175,7 +176,8 @@ async function show(progress) {
   });
   $("#thumb").src = pair.input;
   await Promise.all([...stage.querySelectorAll(".candidate")].map((image) => image.decode().catch(() => {})));
-  if (pairs[0] !== pair) return;
+  if (coming !== pair) return;
+  coming = null;
   shown = pair;
   stage.dataset.lease = pair.lease;
   stage.hidden = false;
