@@ -33,13 +33,18 @@ LIBRARIES = (
     *("torch", "numpy", "scipy", "pyiqa", "basicsr", "facexlib", "dlib-bin", "stlpips_pytorch"),
     *("open_clip_torch", "diffusers", "opencv-python-headless", "pillow"),
 )
+# no score depends on these, but the trained models that are scored do
+TRAINED_WITH = (
+    *("torchvision", "timm", "transformers", "peft", "accelerate", "safetensors"),
+    *("scikit-learn", "pandas", "pyarrow", "pytorch_wavelets"),
+)
 
 
 @cache
-def versions() -> dict[str, str]:
-    """Version of each library that a score depends on; "absent" where it is not installed."""
+def versions(names: tuple[str, ...] = LIBRARIES) -> dict[str, str]:
+    """Version of each library, by default of those that a score depends on; "absent" where it is not installed."""
     found = {}
-    for name in LIBRARIES:
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -315,7 +320,7 @@ def provenance(names: Sequence[str], rewards: Mapping[str, Reward]) -> dict[str,
     """
     weights: dict[str, Any] = {name: found for name in names if (found := weight_hashes(name, rewards))}
     machine = {"cpu": cpu_model(), "threads": torch.get_num_threads(), "device": device_name()}
-    return {"weights": weights, "versions": versions(), **machine}
+    return {"weights": weights, "versions": versions(LIBRARIES + TRAINED_WITH), **machine}
 
 
 def weight_hashes(name: str, rewards: Mapping[str, Reward]) -> dict[str, str]:
@@ -335,11 +340,13 @@ def library_versions(name: str) -> dict[str, str]:
     return {library: versions()[library] for library in compute.libraries(name)}
 
 
-def cpu_model() -> str:
-    """The processor's model name."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def cpu_model(info: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name and, where Linux tells them, the numbers that identify it: a name alone may say little."""
+    if not info.is_file():
+        return platform.processor() or platform.machine()
+    first, _, _ = info.read_text(encoding="utf-8").partition("\n\n")
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    numbers = (("family", "cpu family"), ("model", "model"), ("stepping", "stepping"))
+    known = ", ".join(f"{label} {told[key]}" for label, key in numbers if key in told)
+    name = told.get("model name") or platform.processor() or platform.machine()
+    return f"{name} ({known})" if known else name

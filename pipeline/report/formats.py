@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.report import further
 from pipeline.report.tables import ablation, columns, rows
 from pipeline.report.text import (
     NBSP,
@@ -15,9 +16,13 @@ from pipeline.report.text import (
     comparison_label,
     difference,
     doubt,
+    model_label,
     p_text,
     percent,
+    range_text,
     restorer_label,
+    share,
+    signed,
     verdict,
 )
 from pipeline.runtime import write_text
@@ -35,14 +40,25 @@ def write(folder: Path, benchmark: Mapping[str, Any], dataset: str) -> None:
 
 
 def files(benchmark: Mapping[str, Any], dataset: str) -> dict[str, str]:
-    """`means`, `ablation` (where there is one) and `comparisons` as .csv (plain numbers), .tex and .md, by name."""
-    shown = {"means": score_table(benchmark, dataset), "comparisons": comparison_table(benchmark, dataset)}
-    plain = {"means": score_records(benchmark), "comparisons": comparison_records(benchmark)}
-    if len(table := ablation_table(benchmark, dataset)) > 1:
-        shown["ablation"], plain["ablation"] = table, ablation_records(benchmark, dataset)
+    """`means`, `comparisons`, `ablation`, `frechet`, `win_rates` and `diversity`, those that have a row.
+
+    Each as .csv (plain numbers of all datasets), .tex and .md, by file name.
+    """
+    tables = {
+        "means": (score_table(benchmark, dataset), score_records(benchmark)),
+        "comparisons": (comparison_table(benchmark, dataset), comparison_records(benchmark)),
+        "ablation": (ablation_table(benchmark, dataset), ablation_records(benchmark, dataset)),
+        "frechet": (_as_table(further.frechet(benchmark.get("frechet", {}), dataset)), frechet_records(benchmark)),
+        "win_rates": (win_rate_table(benchmark), win_rate_records(benchmark)),
+        "diversity": (
+            _as_table(further.diversity(benchmark.get("diversity", {}), dataset)),
+            diversity_records(benchmark),
+        ),
+    }
     found: dict[str, str] = {}
-    for name, table in shown.items():
-        found |= {f"{name}.csv": csv_text(plain[name]), f"{name}.tex": latex(table), f"{name}.md": markdown(table)}
+    for name, (shown, plain) in tables.items():
+        if len(shown) > 1:
+            found |= {f"{name}.csv": csv_text(plain), f"{name}.tex": latex(shown), f"{name}.md": markdown(shown)}
     return found
 
 
@@ -126,6 +142,55 @@ def comparison_records(benchmark: Mapping[str, Any]) -> Table:
     return table
 
 
+def frechet_records(benchmark: Mapping[str, Any]) -> Table:
+    """One row a Fréchet distance of a model's images; `floor` is that of two random halves of the originals."""
+    table = ["dataset metric restorer variant value n n_reference floor roles".split()]
+    for dataset, metrics in benchmark.get("frechet", {}).items():
+        for metric, one in metrics.items():
+            shared = [str(one["n_reference"]), _number(one.get("floor")), " ".join(one.get("roles", []))]
+            for restorer, variants in one["scores"].items():
+                for variant, entry in variants.items():
+                    value = [_number(entry["value"]), str(entry["n"])]
+                    table.append([dataset, metric, restorer, variant, *value, *shared])
+    return table
+
+
+def win_rate_table(benchmark: Mapping[str, Any]) -> Table:
+    """Judge × model: expected share of wins and Bradley–Terry strength (logits), the strongest first."""
+    table = [["Faces", "Judge", "Model", "Expected share of wins", "Strength"]]
+    for dataset, judges in benchmark.get("bradley_terry", {}).items():
+        for judge, one in judges.items():
+            for model, entry in sorted(one["models"].items(), key=lambda item: -item[1]["strength"]):
+                strength = f"{signed(entry['strength'])} [{range_text(entry['ci95'])}]"
+                label = one.get("label", judge)
+                table.append([dataset, label, model_label(model), share(entry["win_rate"]), strength])
+    return table
+
+
+def win_rate_records(benchmark: Mapping[str, Any]) -> Table:
+    """One row a judge and model; `comparisons` and `ties` are the judge's in all."""
+    table = ["dataset judge model win_rate strength lo hi comparisons ties n roles".split()]
+    for dataset, judges in benchmark.get("bradley_terry", {}).items():
+        for judge, one in judges.items():
+            counts = [str(one[name]) for name in ("comparisons", "ties", "n")]
+            for model, entry in one["models"].items():
+                numbers = [_number(value) for value in (entry["win_rate"], entry["strength"], *entry["ci95"])]
+                table.append([dataset, judge, model, *numbers, *counts, " ".join(one.get("roles", []))])
+    return table
+
+
+def diversity_records(benchmark: Mapping[str, Any]) -> Table:
+    """One row a model: mean distance between `samples` restorations of one face."""
+    table = ["dataset metric restorer variant mean lo hi n samples".split()]
+    for dataset, one in benchmark.get("diversity", {}).items():
+        for restorer, variants in one.get("scores", {}).items():
+            for variant, entry in variants.items():
+                numbers = [_number(value) for value in (entry["mean"], *entry["ci95"])]
+                row = [*numbers, str(entry["n"]), str(one["samples"])]
+                table.append([dataset, one["metric"], restorer, variant, *row])
+    return table
+
+
 def csv_text(table: Table) -> str:
     """A table as RFC 4180 CSV with Unix line ends."""
     text = io.StringIO()
@@ -167,8 +232,14 @@ def _counts(entry: Mapping[str, Any]) -> list[str]:
     return [str(entry["n"]), str(entry["dropped"])]
 
 
-def _number(value: float) -> str:
-    return f"{value:.6g}"
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _as_table(parts: Sequence[further.Part]) -> Table:
+    return [
+        row for part in parts for row in (["Model", *part["head"]], *([label, *cells] for label, cells in part["rows"]))
+    ]
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -165,5 +165,16 @@ def test_provenance_says_what_computed_a_number(dataset):
     (digest,) = content["weights"]["stlpips_vgg"].values()
     assert len(digest) == 16
     assert content["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert content["cpu"]
+    assert content["versions"]["peft"], "what trained the models that are scored counts as well"
+    assert content["cpu"] == scoring.cpu_model()
     assert content["device"] == "cpu"
+
+
+def test_a_processor_is_told_by_name_and_numbers(tmp_path):
+    info = tmp_path / "cpuinfo"
+    core = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nstepping\t: 1\n"
+    info.write_text(core + "\n" + core.replace("17", "1"))
+    assert scoring.cpu_model(info) == "AMD EPYC (family 25, model 17, stepping 1)"
+    info.write_text("processor\t: 0\nmodel name\t: Cortex\n")
+    assert scoring.cpu_model(info) == "Cortex"
+    assert scoring.cpu_model(tmp_path / "none")

@@ -165,9 +165,8 @@ def test_tables_travel_in_the_page_as_the_files_beside_it(run, page):
     links = dict(re.findall(r'<a download="([^"]+)" href="data:[^"]*;base64,([^"]+)"', page))
     beside = {path.name: path.read_bytes() for path in (run / "data/report").iterdir() if path.suffix != ".html"}
     assert {name: base64.b64decode(uri) for name, uri in links.items()} == beside
-    assert set(beside) == {
-        f"{name}.{kind}" for name in ("means", "ablation", "comparisons") for kind in ("csv", "tex", "md")
-    }
+    names = "means ablation comparisons frechet win_rates diversity".split()
+    assert set(beside) == {f"{name}.{kind}" for name in names for kind in ("csv", "tex", "md")}
     benchmark = json.loads((run / "metrics/benchmark.json").read_text())
     for row in csv.DictReader(io.StringIO(beside["means.csv"].decode())):
         entry = benchmark["scores"][row["dataset"]][row["restorer"]][row["variant"]][row["metric"]]
@@ -182,6 +181,36 @@ def test_tables_travel_in_the_page_as_the_files_beside_it(run, page):
     assert switches["refl"] == "1111"
     assert (switches["static"], switches["reward"], switches["structure"]) == ("1110", "1100", "1000")
     assert (switches["no_reward"], switches["more_base"], switches["lq"]) == ("1010", "0000", "0000")
+
+
+def test_tables_of_whole_sets_judges_and_diversity_hold_the_metrics_numbers(run):
+    benchmark = json.loads((run / "metrics/benchmark.json").read_text())
+
+    def records(name: str) -> list[dict[str, str]]:
+        return list(csv.DictReader(io.StringIO((run / f"data/report/{name}.csv").read_text())))
+
+    frechet = benchmark["frechet"]["test"]["frechet_dlib"]
+    found = {(row["restorer"], row["variant"]): row for row in records("frechet")}
+    assert len(found) == len(records("frechet")) == sum(map(len, frechet["scores"].values()))
+    for (restorer, variant), row in found.items():
+        assert float(row["value"]) == pytest.approx(frechet["scores"][restorer][variant]["value"])
+        assert (float(row["floor"]), row["n_reference"], row["roles"]) == (frechet["floor"], "24", "held_out")
+    judges = benchmark["bradley_terry"]
+    assert {(row["dataset"], row["judge"]) for row in records("win_rates")} == {
+        ("test", "reward_heldout"),
+        ("preference", "simulated"),
+    }
+    for row in records("win_rates"):
+        entry = judges[row["dataset"]][row["judge"]]["models"][row["model"]]
+        numbers = (float(row["win_rate"]), float(row["strength"]), float(row["lo"]), float(row["hi"]))
+        assert numbers == pytest.approx((entry["win_rate"], entry["strength"], *entry["ci95"]), rel=1e-5)
+    for row in records("diversity"):
+        entry = benchmark["diversity"]["test"]["scores"][row["restorer"]][row["variant"]]
+        assert (float(row["mean"]), row["samples"]) == (pytest.approx(entry["mean"]), "3")
+    shown = (run / "data/report/win_rates.md").read_text().splitlines()
+    assert len(shown) == 2 + len(records("win_rates"))
+    assert shown[2].startswith("| test | Reward (held-out FRM) | DiffBIR · base | 70.0")
+    assert "two random halves of the originals" in (run / "data/report/frechet.tex").read_text()
 
 
 def test_what_a_run_lacks_leaves_no_trace_and_what_it_has_is_shown(tmp_path, page, monkeypatch):
