@@ -180,6 +180,26 @@ def test_vit_h_14_has_the_official_keys_and_shapes() -> None:
     assert sum(math.prod(shape) for shape in shapes.values()) == 986_109_441
 
 
+def test_vit_h_14_is_loaded_from_a_file_of_the_real_shapes(tmp_path: Path) -> None:
+    """Half precision as published; each weight is one random row repeated, of which torch saves the row alone."""
+    config = RewardConfig.model_validate({"architecture": "ViT-H-14", "default_caption": "a face"})
+    with torch.device("meta"):
+        model = FaceRewardModel(CLIP(**open_clip_config("ViT-H-14")), config)
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        name: torch.randn(value.shape[-1:], generator=generator).half().expand(value.shape)
+        for name, value in model.clip.state_dict().items()
+    }
+    path = tmp_path / "HPS_v2.1_compressed.pt"
+    torch.save({"state_dict": state}, path)
+    assert path.stat().st_size < 10 * 2**20
+    model.to_empty(device="cpu").load_official(path)
+    loaded = model.clip.state_dict()
+    assert loaded.keys() == state.keys()
+    assert {value.dtype for value in loaded.values()} == {torch.float32}
+    assert [name for name, value in loaded.items() if not torch.equal(value, state[name].float())] == []
+
+
 def test_unknown_architectures_are_named() -> None:
     with pytest.raises(UserError, match="no model `ViT-Q-14`"):
         open_clip_config("ViT-Q-14")
