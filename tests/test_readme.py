@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
+
+import networkx
+from dvc.repo import Repo
 
 from pipeline import cli
 
@@ -31,3 +35,16 @@ def test_commands_of_the_console_script_exist() -> None:
     named = set(re.findall(r"diffusionreward\s+([a-z]+)", TEXT))
     assert named
     assert named <= {*cli.COMMANDS, "stage"}
+
+
+def test_the_drawing_is_the_dag_without_arrows_that_others_imply() -> None:
+    drawn: set[tuple[str, str]] = set()
+    for line in TEXT.partition("flowchart LR\n")[2].partition("```")[0].splitlines():
+        drawn |= set(pairwise(re.sub(r"\[.*\]", "", stage).strip() for stage in line.split("-->")))
+    dag = networkx.DiGraph()
+    with Repo(str(ROOT)) as repo:
+        for stage, needed in repo.index.graph.edges:  # of the files under annotations/, too, which are no stages
+            names = [one.addressing.partition("@")[0] for one in (needed, stage)]
+            if not any("/" in name for name in names):
+                dag.add_edge(*names)
+    assert drawn == set(networkx.transitive_reduction(dag).edges)

@@ -11,17 +11,42 @@ from pipeline.refl.losses import Losses, LowPass, PerceptualLoss, lowpass_loss, 
 from pipeline.refl.params import WeightParams
 
 
-def test_lowpass_equals_separable_filtering_with_the_published_taps() -> None:
-    """Level 1 of the DTCWT's low band is h0o along rows and columns; written here as plain convolutions."""
-    from pytorch_wavelets.dtcwt.coeffs import biort
+def mirrored(line: np.ndarray, index: int) -> float:
+    """A line continued by its mirror image, edge samples repeated."""
+    index %= 2 * len(line)
+    return float(line[min(index, 2 * len(line) - 1 - index)])
 
-    taps = np.asarray(biort("near_sym_b")[0]).ravel()
-    image = torch.randn(1, 1, 16, 16, dtype=torch.float64)
+
+def first_level(line: np.ndarray, taps: np.ndarray) -> np.ndarray:
+    """The transform's first low band: odd filter, every sample kept; even samples begin tree a, odd ones tree b."""
     reach = len(taps) // 2
-    padded = np.pad(image[0, 0].numpy(), reach, mode="symmetric")
-    rows = np.apply_along_axis(lambda line: np.convolve(line, taps, "valid"), 0, padded)
-    expected = np.apply_along_axis(lambda line: np.convolve(line, taps, "valid"), 1, rows)
-    actual = LowPass(1).double()(image)[0, 0].numpy()
+    return np.array([sum(tap * mirrored(line, k + j - reach) for j, tap in enumerate(taps)) for k in range(len(line))])
+
+
+def next_level(line: np.ndarray, tree_a: np.ndarray, tree_b: np.ndarray) -> np.ndarray:
+    """Both trees, interleaved, each filtered by its own quarter-shift filter (one the other reversed) and halved."""
+    length, found = len(tree_a), np.empty(len(line) // 2)
+    for k in range(len(line) // 4):
+        for place, taps in enumerate((tree_a, tree_b)):
+            start = 4 * k + 2 + place - length
+            found[2 * k + place] = sum(tap * mirrored(line, start + 2 * j) for j, tap in enumerate(taps))
+    return found
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_lowpass_equals_the_dual_tree_written_as_sums(levels: int) -> None:
+    """Published taps, rows and columns one after the other; docs/measurements.md: PyPI's dtcwt gives the same."""
+    from pytorch_wavelets.dtcwt.coeffs import biort, qshift
+
+    odd = np.ravel(biort("near_sym_b")[0])
+    tree_a, tree_b = (np.ravel(taps) for taps in qshift("qshift_b")[:2])
+    image = torch.randn(1, 1, 16, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = image[0, 0].numpy()
+    for level in range(levels):
+        for axis in (0, 1):
+            one = (first_level, odd) if level == 0 else (next_level, tree_a, tree_b)
+            expected = np.apply_along_axis(one[0], axis, expected, *one[1:])
+    actual = LowPass(levels).double()(image)[0, 0].numpy()
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
