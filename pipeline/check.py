@@ -49,10 +49,16 @@ def check() -> None:
                 load(group.replace("*", name), model)
             except UserError as error:
                 problems.append(str(error))
-    for variant in value("refl.variants"):
+    variants: list[str] = value("refl.variants")
+    if "full" not in variants:
+        problems.append(f"{PARAMS_FILE}: refl.variants lacks `full`, which stage benchmark compares with the others")
+    for variant in variants:
         try:
-            parse_variant(variant)
+            first = parse_variant(variant)[0]
         except UserError as error:
             problems.append(f"{PARAMS_FILE}: {error}")
+            continue
+        if first not in variants:
+            problems.append(f"{PARAMS_FILE}: refl.variants has `{variant}` but not `{first}`, which it repeats")
     if problems:
         raise UserError("; ".join(problems))

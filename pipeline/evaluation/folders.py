@@ -16,8 +16,10 @@ from pipeline.params import UserError
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 HQ_NAMES = ("hq", "gt", "high_quality", "celeba_512_validation")
 LQ_NAMES = ("lq", "input", "low_quality", "celeba_512_validation_lq")
-# how many images the papers of this field report their numbers on, by the usual name's letters and digits
+# how many images the papers of this field report their numbers on, by the letters and digits of the usual names, and
+# of the folders that the sets are handed out in
 PUBLISHED = {"celebatest": 3000, "lfwtest": 1711, "webphototest": 407, "widertest": 970}
+PUBLISHED |= {"celeba512validation": 3000, "lfwcroppedfaces": 1711}
 Files = Mapping[str, Path]  # image files by name without suffix
 
 

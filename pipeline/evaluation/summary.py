@@ -125,8 +125,9 @@ def _of_model(scores: pd.DataFrame, model: str) -> pd.DataFrame:
 def seeds(scores: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
     """How much training's seed moves the means: {restorer: {variant: {metric: {n, mean, std, values, ci95}}}}.
 
-    Over a variant and its repeats `<variant>_seed<k>`, where there are any; `refl-base` holds the means' differences
-    from the base. `ci95` is Student's interval over seeds, from three seeds on.
+    Over a variant and its repeats `<variant>_seed<k>`, where there are two trainings or more; `refl-base` holds the
+    means' differences from the base, `refl-no_reward` those from the training of the same seed without the reward,
+    where each was made. `ci95` is Student's interval over seeds, from three seeds on.
     """
     means = {str(model): rows[metric_columns(scores)].mean() for model, rows in scores.groupby("model", sort=True)}
     repeats: dict[str, list[str]] = {}
@@ -135,12 +136,17 @@ def seeds(scores: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
             repeats.setdefault(match[1], [match[1]] if match[1] in means else []).append(model)
     result: dict[str, dict[str, dict[str, Any]]] = {}
     for first, models in repeats.items():
+        if len(models) < 2:
+            continue
         restorer, _, variant = first.partition("/")
         entry = result.setdefault(restorer, {})
         frame = pd.DataFrame([means[model] for model in models])
         entry[public_name(variant)] = _spreads(frame)
         if variant == "full" and f"{restorer}/base" in means:
             entry["refl-base"] = _spreads(frame - means[f"{restorer}/base"])
+        controls = [f"{restorer}/no_reward{model.removeprefix(first)}" for model in models]
+        if variant == "full" and all(control in means for control in controls):
+            entry["refl-no_reward"] = _spreads(frame - pd.DataFrame([means[control] for control in controls]))
     return result
 
 

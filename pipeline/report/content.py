@@ -13,7 +13,7 @@ import pandas as pd
 from pipeline import tables
 from pipeline.evaluation import restoring
 from pipeline.images import Pixels
-from pipeline.metrics.catalogue import METRICS
+from pipeline.metrics.catalogue import get
 from pipeline.params import UserError
 from pipeline.report import charts, curves, evidence, formats, further, provenance, text
 from pipeline.report import tables as shown
@@ -112,7 +112,8 @@ def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
         "absent": benchmark["absent"],
         "further": further.gather(benchmark, dataset),
         "pictures": pictures(inputs, params, scores, restorers),
-        "worst_label": METRICS[params.worst_by].label,
+        "worst_label": benchmark["metrics"].get(params.worst_by, {}).get("label", params.worst_by),
+        "trifle": text.share(params.smallest_loss),
         "distributions": distributions(benchmark, dataset, scores, params.headline),
         "training": curves.training(inputs.plots / "refl", inputs.metrics / "refl", restorers),
         "base_plots": curves.plots(sorted(inputs.plots.glob("base*.csv"))),
@@ -176,7 +177,7 @@ def pictures(inputs: Inputs, params: ReportParams, scores: pd.DataFrame, restore
     worst: list[str] = []
     by = params.worst_by
     if by in scores.columns:
-        sign = -1 if METRICS[by].higher_is_better else 1
+        sign = -1 if get(by).higher_is_better else 1
         full = scores[scores["model"].isin([f"{restorer}/full" for restorer in restorers])]
         mean = full.groupby("face_id")[by].mean().sort_index() * sign
         worst = list(mean.sort_values(ascending=False, kind="stable").index[: params.worst_faces])
@@ -205,7 +206,7 @@ def pictures(inputs: Inputs, params: ReportParams, scores: pd.DataFrame, restore
         for face_id in first[: params.zoom_faces]
     ]
     return {
-        "models": [("lq", "LQ"), *((m, text.short_model(*m.split("/"))) for m in models), ("hq", "HQ")],
+        "models": [("lq", "LQ"), *((m, _column(m, models)) for m in models), ("hq", "HQ")],
         "sliders": [_slider(restorer, models) for restorer in restorers],
         "first": [strip(face_id) for face_id in first],
         "worst": [strip(face_id) for face_id in worst],
@@ -214,10 +215,24 @@ def pictures(inputs: Inputs, params: ReportParams, scores: pd.DataFrame, restore
     }
 
 
+def _column(model: str, models: Sequence[str]) -> str:
+    """A strip's heading; somebody's results have neither base nor ReFL."""
+    restorer, _, variant = model.partition("/")
+    only = sum(one.startswith(f"{restorer}/") for one in models) == 1
+    return text.restorer_label(restorer) if only else text.short_model(restorer, variant)
+
+
 def _slider(restorer: str, models: Sequence[str]) -> dict[str, Any]:
-    own = [(model, text.SHORT_VARIANTS.get(model.partition("/")[2], "base")) for model in models]
-    own = [(model, label) for model, label in own if model.startswith(f"{restorer}/")]
-    return {"label": text.restorer_label(restorer), "models": [("lq", "LQ"), *own, ("hq", "HQ")]}
+    own = [model for model in models if model.startswith(f"{restorer}/")]
+    only = len(own) == 1  # somebody's results: neither base nor ReFL
+    labelled = [
+        (model, "result" if only else text.SHORT_VARIANTS.get(model.partition("/")[2], "base")) for model in own
+    ]
+    return {
+        "label": text.restorer_label(restorer),
+        "models": [("lq", "LQ"), *labelled, ("hq", "HQ")],
+        "only": only,
+    }
 
 
 def _images(inputs: Inputs, ids: set[str], models: Sequence[str]) -> dict[str, dict[str, Pixels]]:
@@ -242,7 +257,7 @@ def distributions(
     found = []
     faces = shown.by_face(scores)
     rows = shown.rows(benchmark, dataset, SPREAD)
-    order = {row["model"].replace(f"/{shown.FULL}", "/full"): row["label"] for row in rows}
+    order = {shown.scored_name(row["model"], faces): row["label"] for row in rows}
     for metric in headline:
         if metric not in scores.columns:
             continue

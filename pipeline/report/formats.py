@@ -33,30 +33,34 @@ _LATEX |= {"†": r"$\dagger$", NBSP: "~", "²": "$^2$", "æ": r"\ae{}"}
 Table = list[list[str]]  # the first row is the head
 
 
+NAMES = ("means", "comparisons", "ablation", "frechet", "win_rates", "diversity")
+
+
 def write(folder: Path, benchmark: Mapping[str, Any], dataset: str) -> None:
-    """Every file of `files` into a folder."""
-    for name, content in files(benchmark, dataset).items():
+    """Every file of `files` into a folder; those that an earlier call wrote and this one doesn't are deleted."""
+    found = files(benchmark, dataset)
+    for name, content in found.items():
         write_text(folder / name, content)
+    for name in (f"{name}.{kind}" for name in NAMES for kind in ("csv", "tex", "md")):
+        if name not in found:
+            (folder / name).unlink(missing_ok=True)
 
 
 def files(benchmark: Mapping[str, Any], dataset: str) -> dict[str, str]:
-    """`means`, `comparisons`, `ablation`, `frechet`, `win_rates` and `diversity`, those that have a row.
+    """The tables of NAMES that have a row, each as .csv, .tex and .md, by file name.
 
-    Each as .csv (plain numbers of all datasets), .tex and .md, by file name.
+    .tex and .md show one dataset, .csv holds the plain numbers of all (`ablation`: of the one).
     """
-    tables = {
-        "means": (score_table(benchmark, dataset), score_records(benchmark)),
-        "comparisons": (comparison_table(benchmark, dataset), comparison_records(benchmark)),
-        "ablation": (ablation_table(benchmark, dataset), ablation_records(benchmark, dataset)),
-        "frechet": (_as_table(further.frechet(benchmark.get("frechet", {}), dataset)), frechet_records(benchmark)),
-        "win_rates": (win_rate_table(benchmark), win_rate_records(benchmark)),
-        "diversity": (
-            _as_table(further.diversity(benchmark.get("diversity", {}), dataset)),
-            diversity_records(benchmark),
-        ),
-    }
+    tables = (
+        (score_table(benchmark, dataset), score_records(benchmark)),
+        (comparison_table(benchmark, dataset), comparison_records(benchmark)),
+        (ablation_table(benchmark, dataset), ablation_records(benchmark, dataset)),
+        (_as_table(further.frechet(benchmark.get("frechet", {}), dataset)), frechet_records(benchmark)),
+        (win_rate_table(benchmark), win_rate_records(benchmark)),
+        (_as_table(further.diversity(benchmark.get("diversity", {}), dataset)), diversity_records(benchmark)),
+    )
     found: dict[str, str] = {}
-    for name, (shown, plain) in tables.items():
+    for name, (shown, plain) in zip(NAMES, tables, strict=True):
         if len(shown) > 1:
             found |= {f"{name}.csv": csv_text(plain), f"{name}.tex": latex(shown), f"{name}.md": markdown(shown)}
     return found
@@ -105,40 +109,43 @@ def comparison_table(benchmark: Mapping[str, Any], dataset: str) -> Table:
 
 
 def score_records(benchmark: Mapping[str, Any]) -> Table:
-    """One row a number: dataset, restorer, variant, metric, mean, lo, hi, n, dropped, roles of the metric."""
-    table = ["dataset restorer variant metric mean lo hi n dropped roles".split()]
+    """One row a number; `roles` are the metric's, `labels` whose votes a reward has learnt from."""
+    table = ["dataset restorer variant metric mean lo hi n dropped roles labels".split()]
     for dataset, restorers in benchmark["scores"].items():
         for restorer, variants in restorers.items():
             for variant, metrics in variants.items():
                 for metric, entry in metrics.items():
                     roles = " ".join(benchmark["metrics"][metric]["roles"])
-                    table.append([dataset, restorer, variant, metric, *_mean(entry), roles])
+                    labels = further.labels(benchmark, metric)
+                    table.append([dataset, restorer, variant, metric, *_mean(entry), roles, labels])
     return table
 
 
 def ablation_records(benchmark: Mapping[str, Any], dataset: str) -> Table:
     """`score_records` of the ablation's rows, with what each variant trains with as 0 or 1."""
-    table = ["restorer variant structure reward regulariser dynamic metric mean lo hi n dropped".split()]
+    table = ["restorer variant structure reward regulariser dynamic metric mean lo hi n dropped labels".split()]
     for one in ablation(benchmark, dataset):
         for row in one["rows"]:
             restorer, _, variant = row["model"].partition("/")
             entries = benchmark["scores"][dataset][restorer][variant or "base"]
             marks = [str(int(on)) for _, on in row["parts"]] if row["parts"] else ["0"] * 4
             for metric, entry in entries.items():
-                table.append([one["restorer"], variant or restorer, *marks, metric, *_mean(entry)])
+                labels = further.labels(benchmark, metric)
+                table.append([one["restorer"], variant or restorer, *marks, metric, *_mean(entry), labels])
     return table
 
 
 def comparison_records(benchmark: Mapping[str, Any]) -> Table:
     """One row a difference, with both p-values (`p_holm`: corrected) and the counts of faces."""
-    table = ["dataset restorer comparison metric delta lo hi relative p p_holm verdict n dropped".split()]
+    table = ["dataset restorer comparison metric delta lo hi relative p p_holm verdict n dropped labels".split()]
     for dataset, restorers in benchmark["comparisons"].items():
         for restorer, compared in restorers.items():
             for name, metrics in compared.items():
                 for metric, entry in metrics.items():
                     values = (entry["delta"], *entry["ci95"], entry["relative"], entry["p"], entry["p_holm"])
                     numbers = [_number(value) for value in values]
-                    table.append([dataset, restorer, name, metric, *numbers, verdict(entry), *_counts(entry)])
+                    labels = further.labels(benchmark, metric)
+                    table.append([dataset, restorer, name, metric, *numbers, verdict(entry), *_counts(entry), labels])
     return table
 
 
@@ -162,20 +169,21 @@ def win_rate_table(benchmark: Mapping[str, Any]) -> Table:
         for judge, one in judges.items():
             for model, entry in sorted(one["models"].items(), key=lambda item: -item[1]["strength"]):
                 strength = f"{signed(entry['strength'])} [{range_text(entry['ci95'])}]"
-                label = one.get("label", judge)
+                label = further.judge_label(benchmark, judge, one)
                 table.append([dataset, label, model_label(model), share(entry["win_rate"]), strength])
     return table
 
 
 def win_rate_records(benchmark: Mapping[str, Any]) -> Table:
     """One row a judge and model; `comparisons` and `ties` are the judge's in all."""
-    table = ["dataset judge model win_rate strength lo hi comparisons ties n roles".split()]
+    table = ["dataset judge model win_rate strength lo hi comparisons ties n roles labels".split()]
     for dataset, judges in benchmark.get("bradley_terry", {}).items():
         for judge, one in judges.items():
             counts = [str(one[name]) for name in ("comparisons", "ties", "n")]
             for model, entry in one["models"].items():
                 numbers = [_number(value) for value in (entry["win_rate"], entry["strength"], *entry["ci95"])]
-                table.append([dataset, judge, model, *numbers, *counts, " ".join(one.get("roles", []))])
+                about = [" ".join(one.get("roles", [])), further.labels(benchmark, judge)]
+                table.append([dataset, judge, model, *numbers, *counts, *about])
     return table
 
 
@@ -215,8 +223,10 @@ def latex(table: Table) -> str:
 def _metric_heads(benchmark: Mapping[str, Any]) -> list[str]:
     heads = []
     for column in columns(benchmark):
-        roles = f" ({', '.join(label for _, label in column['roles'])})" if column["roles"] else ""
-        heads.append(f"{column['label']} {column['arrow']}{roles}")
+        said = [label for _, label in column["roles"]]
+        said += [f"{labels} labels"] if (labels := further.labels(benchmark, column["name"])) else []
+        about = f" ({', '.join(said)})" if said else ""
+        heads.append(f"{column['label']} {column['arrow']}{about}")
     return heads
 
 

@@ -8,16 +8,24 @@ from typing import Any
 from pipeline.report import charts, tables
 from pipeline.report.tables import ROLE_LABELS
 from pipeline.report.text import (
+    VERDICTS,
+    comparison_label,
     difference,
+    doubt,
+    mean_and_range,
     model_label,
-    range_text,
+    p_text,
+    percent,
+    plus_minus,
     restorer_label,
     share,
     signed,
     value_text,
     variant_label,
+    verdict,
 )
 
+DIFFERENCES = {"refl-base": "ReFL − base", "refl-no_reward": "ReFL − without reward"}
 Part = dict[str, Any]  # title, intro, head and rows of a table ([label, cells], cells as text), optional chart, roles
 
 
@@ -25,7 +33,7 @@ def gather(benchmark: Mapping[str, Any], dataset: str) -> list[Part]:
     """Fréchet distances, win rates, diversity, seeds, sizes of the restorers, other datasets."""
     parts = [
         *frechet(benchmark.get("frechet", {}), dataset),
-        *win_rates(benchmark.get("bradley_terry", {})),
+        *win_rates(benchmark),
         *diversity(benchmark.get("diversity", {}), dataset),
         *seeds(benchmark, dataset),
         *sizes(benchmark.get("restorers", {})),
@@ -57,10 +65,24 @@ def frechet(content: Mapping[str, Any], dataset: str) -> list[Part]:
     return [_part("Fréchet distance of whole sets", " ".join(notes), head, rows)]
 
 
-def win_rates(content: Mapping[str, Any]) -> list[Part]:
+def labels(benchmark: Mapping[str, Any], name: str) -> str:
+    """Whose votes (simulated, human, or both) are behind a metric or judge: rewards learn from them; "" elsewhere."""
+    if name in ("simulated", "human"):
+        return name
+    return str(benchmark.get("labels", "")) if name.startswith("reward") else ""
+
+
+def judge_label(benchmark: Mapping[str, Any], judge: str, one: Mapping[str, Any]) -> str:
+    """Who ranks, and by whose labels a reward does."""
+    label = str(one.get("label", judge))
+    behind = labels(benchmark, judge)
+    return f"{label}, {behind} labels" if behind and behind not in label else label
+
+
+def win_rates(benchmark: Mapping[str, Any]) -> list[Part]:
     """Bradley–Terry strengths, one part a judge of each dataset."""
     parts = []
-    for dataset, judges in content.items():
+    for dataset, judges in benchmark.get("bradley_terry", {}).items():
         for judge, one in judges.items():
             models = sorted(one["models"].items(), key=lambda item: -item[1]["strength"])
             rows = [
@@ -74,12 +96,12 @@ def win_rates(content: Mapping[str, Any]) -> list[Part]:
             )
             part = _part(f"Who wins, judged by: {label}", intro, ["expected share of wins", "strength"], rows)
             chart = charts.bars(bars, f"Strength, judged by {label}", "strength, logits") if bars else None
-            simulated = judge == "simulated"
+            simulated = "simulated" in labels(benchmark, judge)
             parts.append(part | {"chart": chart, "roles": _role_list(one), "simulated": simulated})
     return parts
 
 
-def diversity(content: Mapping[str, Any], dataset: str) -> list[Part]:
+def diversity(content: Mapping[str, Any], dataset: str, title: str = "Diversity across seeds") -> list[Part]:
     """Mean distance between samples of one face: is it kept?"""
     one = content.get(dataset)
     if not one:
@@ -90,9 +112,9 @@ def diversity(content: Mapping[str, Any], dataset: str) -> list[Part]:
         for variant in sorted(variants, key=lambda name: _order((restorer, name))):
             entry = variants[variant]
             against = "{} ({})".format(*difference(delta)) if delta and variant == "refl" else "–"
-            rows.append((_model(restorer, variant), [value_text(entry["mean"]), range_text(entry["ci95"]), against]))
+            rows.append((_model(restorer, variant), [*mean_and_range(entry), against]))
     intro = f"{one['label']} between {one['samples']} restorations of each of {one['n']} faces: more is more diverse."
-    return [_part("Diversity across seeds", intro, ["mean ↑", "95 % interval", "ReFL − base (95 %)"], rows)]
+    return [_part(title, intro, ["mean ↑", "95 % interval", "ReFL − base (95 %)"], rows)]
 
 
 def seeds(benchmark: Mapping[str, Any], dataset: str) -> list[Part]:
@@ -101,13 +123,12 @@ def seeds(benchmark: Mapping[str, Any], dataset: str) -> list[Part]:
     rows: list[tuple[str, list[str]]] = []
     for restorer, variants in content.items():
         for variant, metrics in variants.items():
-            name = "ReFL − base" if variant == "refl-base" else variant_label(variant)
+            name = DIFFERENCES.get(variant) or variant_label(variant)
             for metric, entry in metrics.items():
                 label = benchmark["metrics"].get(metric, {}).get("label", metric)
-                shown = signed if variant == "refl-base" else value_text
-                interval = range_text(entry["ci95"]) if entry.get("ci95") else "–"
-                spread = f"{shown(entry['mean'])} ± {value_text(entry['std'])}"
-                values = ", ".join(shown(value) for value in entry["values"])
+                interval = mean_and_range(entry)[1] if entry.get("ci95") else "–"
+                spread = plus_minus(entry["mean"], entry["std"], sign=variant in DIFFERENCES)
+                values = ", ".join(f"{value:.4g}".replace("-", "−") for value in entry["values"])
                 rows.append((f"{restorer_label(restorer)} · {name} · {label}", [spread, interval, values]))
     intro = "Every seed is a training of its own: mean ± standard deviation over seeds, and Student's 95 % interval."
     return [_part("Training again with other seeds", intro, ["mean ± SD", "95 % interval", "each seed"], rows)]
@@ -146,7 +167,23 @@ def datasets(benchmark: Mapping[str, Any], first: str) -> list[Part]:
         head = [f"{c['label']} {c['arrow']}" for c in columns]
         parts.append(_part(f"Dataset {name}", " ".join(said), head, rows))
         parts += frechet(benchmark.get("frechet", {}), name)
+        parts += differences(benchmark, name)
+        parts += diversity(benchmark.get("diversity", {}), name, f"Diversity across seeds, {name}")
     return parts
+
+
+def differences(benchmark: Mapping[str, Any], dataset: str) -> list[Part]:
+    """Paired differences of every comparison on one dataset."""
+    rows = []
+    for restorer, compared in benchmark["comparisons"][dataset].items():
+        for comparison, metrics in compared.items():
+            for column in tables.columns(benchmark):
+                if entry := metrics.get(column["name"]):
+                    label = f"{restorer_label(restorer)} · {comparison_label(comparison)} · {column['label']}"
+                    cells = [*difference(entry), percent(entry["relative"]), p_text(entry["p_holm"]) + doubt(entry)]
+                    rows.append((label, [*cells, VERDICTS[verdict(entry)]]))
+    head = ["difference", "95 % interval", "relative", "p (Holm)", "verdict"]
+    return [_part(f"Paired differences, {dataset}", "On the same faces.", head, rows)]
 
 
 def _scored(benchmark: Mapping[str, Any], dataset: str, metric: str) -> bool:

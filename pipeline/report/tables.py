@@ -170,6 +170,12 @@ def comparisons(benchmark: Mapping[str, Any], dataset: str, scores: pd.DataFrame
     return found
 
 
+def scored_name(model: str, faces: Mapping[str, pd.DataFrame]) -> str:
+    """A row's model as the scores table calls it: `full` for `refl`, and `NAME/base` for somebody's results."""
+    name = model.replace(f"/{FULL}", "/full")
+    return name if name in faces else f"{name}/base"
+
+
 def by_face(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Each model's scores, indexed by face id."""
     return {str(model): part.set_index("face_id").sort_index() for model, part in scores.groupby("model")}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 IDENTITY = "id_dlib"
+WATCHED = ("lmd_68", "ssim")  # beside the held-out measures, when the reward is suspected of being exploited
 OWN_REWARD = "reward_frm"  # what ReFL follows
 RESTORER_LABELS = {
     "diffbir": "DiffBIR",
@@ -73,6 +74,8 @@ def comparison_label(name: str) -> str:
     """Label of a comparison, e.g. `full-base`; the name itself where it is not one of two variants."""
     if name in COMPARISON_LABELS:
         return COMPARISON_LABELS[name]
+    if " − " in name:  # of two folders, whose own names may hold anything
+        return name
     model, _, baseline = name.partition("-")
     return f"{variant_label(model)} against {variant_label(baseline)}" if baseline else name
 
@@ -105,8 +108,25 @@ def signed(value: float, decimals: int | None = None) -> str:
 def difference(entry: Mapping[str, Any]) -> tuple[str, str]:
     """A comparison's difference and interval, with the decimals that the interval's width deserves."""
     lo, hi = entry["ci95"]
-    decimals = min(max(1 - math.floor(math.log10(hi - lo)), 2), 5) if hi > lo else 3
+    decimals = _decimals(hi - lo, least=2)
     return signed(entry["delta"], decimals), f"{signed(lo, decimals)} … {signed(hi, decimals)}"
+
+
+def mean_and_range(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """A mean and its interval, with the decimals that the interval's width deserves, three or more."""
+    lo, hi = entry["ci95"]
+    decimals = _decimals(hi - lo, least=3)
+    return value_text(entry["mean"], decimals), f"{value_text(lo, decimals)} … {value_text(hi, decimals)}"
+
+
+def plus_minus(mean: float, std: float, sign: bool) -> str:
+    """A mean ± its standard deviation, with the decimals that the latter deserves, three or more."""
+    decimals = _decimals(std, least=3)
+    return f"{(signed if sign else value_text)(mean, decimals)} ± {value_text(std, decimals)}"
+
+
+def _decimals(width: float, least: int) -> int:
+    return min(max(1 - math.floor(math.log10(width)), least), 5) if width > 0 else 3
 
 
 def percent(share: float) -> str:
@@ -230,31 +250,66 @@ def diversity_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:
 
 
 def hacking_sentence(benchmark: Mapping[str, Any], dataset: str, smallest_loss: float) -> str:
-    """Does the reward that ReFL follows rise while a held-out measure or SSIM gets worse?
+    """Does the reward that ReFL follows rise while a held-out measure, landmarks or SSIM get worse?
 
-    Against no_reward where it exists. SSIM is in no loss, and sees a fine pattern that two rewards may like alike.
-    Sure losses under `smallest_loss` (a share of the control's value; not of rewards, whose zero means nothing) are
-    named, not called hacking.
+    What the reward does shows against no_reward; where it was not trained, against the base. SSIM is in no loss, and
+    sees a fine pattern that two rewards may like alike. Sure losses under `smallest_loss` (a share of the baseline's
+    value; not of rewards, whose zero means nothing) are named, not called hacking. A loss against the base is said as
+    well, beside what the same training without the reward loses.
     """
-    suspect, clean = [], []
+    suspect, clean, of_base = [], [], []
     for restorer, entries in benchmark["comparisons"][dataset].items():
-        compared = entries.get("full-no_reward") or entries.get("full-base") or {}
-        own, label = compared.get(OWN_REWARD), restorer_label(restorer)
-        if own is None:
+        controlled = OWN_REWARD in entries.get("full-no_reward", {})
+        compared = entries.get("full-no_reward" if controlled else "full-base", {})
+        if OWN_REWARD not in compared:
             continue
-        watched = [*held_out(benchmark), "ssim"]
-        lost = [name for name in watched if name in compared and compared[name]["worse"]] if own["better"] else []
-        large = [n for n in lost if n.startswith("reward") or abs(compared[n]["relative"]) >= smallest_loss]
+        label = restorer_label(restorer)
+        large, trifles = _lost(benchmark, compared, smallest_loss)
         if large:
             named = listed([f"{_short(benchmark, name)} ({change(name, compared[name])})" for name in large])
-            rise = change(OWN_REWARD, own)
+            rise = change(OWN_REWARD, compared[OWN_REWARD])
             suspect.append(f"{label}, whose own reward rises ({rise}) while it loses on {named}")
         else:
-            losses = [(_short(benchmark, name), compared[name]) for name in lost]
-            trifles = listed([f"{name} {difference(entry)[0]}{doubt(entry)}" for name, entry in losses])
-            clean.append(f"{label} ({trifles}: a trifle)" if lost else label)
+            named = listed(
+                [f"{_short(benchmark, n)} {difference(compared[n])[0]}{doubt(compared[n])}" for n in trifles]
+            )
+            clean.append(f"{label} ({named}: a trifle)" if trifles else label)
+        if controlled:
+            whole = entries.get("full-base", {})
+            large, _ = _lost(benchmark, whole, smallest_loss)
+            means = benchmark["scores"][dataset][restorer]
+            named = listed(
+                [
+                    f"{_short(benchmark, name)} ({change(name, whole[name])}; "
+                    f"without the reward {_control_change(means, name)})"
+                    for name in large
+                ]
+            )
+            of_base += [f"{label} on {named}"] if large else []
     said = [f"Suspected for {'; '.join(suspect)}."] if suspect else []
-    return " ".join([*said, f"No sign of it for {listed(clean)}."] if clean else said)
+    said += [f"No sign of it for {listed(clean)}."] if clean else []
+    said += (
+        [f"Against the base, the own reward rises and yet there is a loss: {'; '.join(of_base)}."] if of_base else []
+    )
+    return " ".join(said)
+
+
+def _lost(
+    benchmark: Mapping[str, Any], compared: Mapping[str, Any], smallest_loss: float
+) -> tuple[list[str], list[str]]:
+    """The watched measures that surely get worse while the own reward surely rises: large losses, and trifles."""
+    if not compared.get(OWN_REWARD, {}).get("better"):
+        return [], []
+    watched = dict.fromkeys((*held_out(benchmark), *WATCHED))
+    lost = [name for name in watched if name in compared and compared[name]["worse"]]
+    large = [n for n in lost if n.startswith("reward") or abs(compared[n]["relative"]) >= smallest_loss]
+    return large, [name for name in lost if name not in large]
+
+
+def _control_change(means: Mapping[str, Any], metric: str) -> str:
+    """What the training without the reward changes against the base, as `change` writes it."""
+    control, base = (means[variant][metric]["mean"] for variant in ("no_reward", "base"))
+    return signed(control - base) if metric.startswith("reward") else percent(control / base - 1)
 
 
 def label_sentence(kinds: Mapping[str, int], annotators: Mapping[str, int]) -> str:

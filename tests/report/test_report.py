@@ -84,7 +84,8 @@ def test_pictures_are_the_images_of_the_tables_unchanged(run, page):
     face = tables.read(tables.FACES, run / "data/faces").to_pylist()[0]
     strip = re.search(rf'data-face="{ids[0]}"[^>]*>(.*?)</div>', page, re.S).group(1)
     models = re.findall(r'data-model="([^"]+)"', strip)
-    assert models == ["lq", *(f"{r}/{v}" for r in ("diffbir", "osediff", "gfpgan") for v in ("base", "full")), "hq"]
+    own = [f"{r}/{v}" for r in ("diffbir", "osediff", "gfpgan") for v in ("base", "full")]
+    assert models == ["lq", *own, "codeformer/base", "hq"]
     last = re.findall(r'src="data:image/png;base64,([^"]+)"', strip)[-1]
     assert base64.b64decode(last) == face["image"]["bytes"]
 
@@ -100,8 +101,8 @@ def test_every_mean_is_in_the_table_with_its_interval(run, page):
     assert "0.544" in table
     models = re.findall(r'<th scope="row">(.*?)</th>', table)
     assert models[0] == "LQ input"
-    assert models[1:-2] == [f"{r} · {v}" for r in ("DiffBIR", "OSEDiff", "GFPGAN") for v in ("base", "ReFL (full)")]
-    assert models[-2:] == ["HQ original", "Different people"]
+    assert models[1:-3] == [f"{r} · {v}" for r in ("DiffBIR", "OSEDiff", "GFPGAN") for v in ("base", "ReFL (full)")]
+    assert models[-3:] == ["codeformer", "HQ original", "Different people"]
 
 
 def test_the_ablation_judges_every_variant_against_full(run, page):
@@ -204,12 +205,15 @@ def test_tables_of_whole_sets_judges_and_diversity_hold_the_metrics_numbers(run)
         entry = judges[row["dataset"]][row["judge"]]["models"][row["model"]]
         numbers = (float(row["win_rate"]), float(row["strength"]), float(row["lo"]), float(row["hi"]))
         assert numbers == pytest.approx((entry["win_rate"], entry["strength"], *entry["ci95"]), rel=1e-5)
+    assert {row["labels"] for row in records("win_rates")} == {"simulated"}
+    learnt = {row["metric"] for row in records("means") if row["labels"] == "simulated"}
+    assert learnt == {"reward_frm", "reward_heldout"}
     for row in records("diversity"):
         entry = benchmark["diversity"]["test"]["scores"][row["restorer"]][row["variant"]]
         assert (float(row["mean"]), row["samples"]) == (pytest.approx(entry["mean"]), "3")
     shown = (run / "data/report/win_rates.md").read_text().splitlines()
     assert len(shown) == 2 + len(records("win_rates"))
-    assert shown[2].startswith("| test | Reward (held-out FRM) | DiffBIR · base | 70.0")
+    assert shown[2].startswith("| test | Reward (held-out FRM), simulated labels | DiffBIR · base | 70.0")
     assert "two random halves of the originals" in (run / "data/report/frechet.tex").read_text()
 
 
@@ -224,7 +228,8 @@ def test_what_a_run_lacks_leaves_no_trace_and_what_it_has_is_shown(tmp_path, pag
     ]
     assert "two random halves of the originals" in section
     assert re.search(r"DiffBIR · ReFL \(full\)</th><td>24.25</td>", section)
-    assert re.search(r"DiffBIR · ReFL − base · Identity[^<]*</th><td>−0.050 ± 0.004</td>", section)
+    assert re.search(r"DiffBIR · ReFL − base · Identity[^<]*</th><td>−0.0499 ± 0.0041</td>", section)
+    assert re.search(r"DiffBIR · ReFL \(full\)</th><td>0.123</td><td>0.111 … 0.135</td>", section)
     write_run(tmp_path, 20, size=32, with_further=False)
     monkeypatch.chdir(tmp_path)
     bare = render(gather(Inputs(tmp_path), ReportParams(**REPORT)))

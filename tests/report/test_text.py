@@ -12,6 +12,7 @@ LABELS = {
     "reward_frm": ("Reward (FRM)", True, ["in_loss"]),
     "stlpips_vgg": ("ST-LPIPS (VGG)", False, ["in_loss"]),
     "ssim": ("SSIM (RGB)", True, []),
+    "lmd_68": ("Landmark distance, px (68 points)", False, ["selects"]),
 }
 METRICS = {n: {"label": label, "higher_is_better": up, "roles": roles} for n, (label, up, roles) in LABELS.items()}
 
@@ -83,8 +84,34 @@ def test_a_reward_that_rises_while_a_held_out_measure_falls_is_suspected() -> No
     assert said == "No sign of it for OSEDiff (SSIM −0.019: a trifle)."
     unsure = {"full-no_reward": honest["full-no_reward"] | {"ssim": entry("worse", -0.0188, p_holm=0.09)}}
     assert "(SSIM −0.019†: a trifle)" in text.hacking_sentence(benchmark(osediff=unsure), "test", 0.05)
+    moved = {"full-no_reward": honest["full-no_reward"] | {"lmd_68": entry("worse", 0.02)}}
+    assert "while it loses on landmark distance" in text.hacking_sentence(benchmark(osediff=moved), "test", 0.005)
     # a reward's zero means nothing, so neither does a share of it: any sure loss of the held-out reward counts
     assert text.hacking_sentence(benchmark(osediff=hacked), "test", 0.5).startswith("Suspected for OSEDiff")
+
+
+def test_a_loss_against_the_base_is_said_beside_the_same_training_without_the_reward() -> None:
+    kept = {"reward_frm": entry("better", 0.05), "reward_heldout": entry("better", 0.015)}
+    lost = {
+        "reward_frm": entry("better", 0.06),
+        "reward_heldout": entry("worse", -0.018),
+        "id_dlib": entry("none", 0.1),
+    }
+    made = benchmark(osediff={"full-no_reward": kept, "full-base": lost})
+    made["scores"]["test"]["osediff"] = {
+        variant: {"reward_heldout": {"mean": mean}} for variant, mean in (("base", 0.14), ("no_reward", 0.107))
+    }
+    assert text.hacking_sentence(made, "test", 0.005) == (
+        "No sign of it for OSEDiff. Against the base, the own reward rises and yet there is a loss: "
+        "OSEDiff on held-out reward (−0.018; without the reward −0.033)."
+    )
+    without = benchmark(osediff={"full-base": lost})
+    assert text.hacking_sentence(without, "test", 0.005).startswith("Suspected for OSEDiff")
+
+
+def test_a_comparison_of_two_folders_keeps_their_names() -> None:
+    assert text.comparison_label("GFPGAN-v1.4 − code-former") == "GFPGAN-v1.4 − code-former"
+    assert text.comparison_label("structure-base") == "structure losses only against base"
 
 
 @pytest.mark.parametrize(

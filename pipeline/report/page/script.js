@@ -14,9 +14,9 @@
     for (const slider of document.querySelectorAll(".slider")) {
       for (const side of ["before", "after"]) {
         const { value, selectedOptions } = choice[side];
-        const source = images.get(value) ?? images.get(slider.dataset.restorer + "/" + value);
-        if (!source) continue; // a restorer without this variant keeps what it shows
-        const name = selectedOptions[0].textContent;
+        const { restorer, only } = slider.dataset; // only: the label of results that have no variants
+        const source = images.get(value) ?? images.get(restorer + "/" + (only ? "base" : value));
+        const name = only && !images.has(value) ? only : selectedOptions[0].textContent;
         const place = side === "before" ? "left" : "right";
         const shown = slider.querySelector("." + side);
         shown.src = source;
