@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from pipeline.annotation import rounds, votes
 from pipeline.annotation.labels import HUMAN_VOTES
 from pipeline.annotation.rounds import Round, RoundPlan
-from pipeline.annotation.store import Store
+from pipeline.annotation.schema import without_password
+from pipeline.annotation.store import Store, Unavailable
 from pipeline.annotation.web import serve
 from pipeline.params import UserError, validate, value
 from pipeline.runtime import stage
@@ -67,8 +72,9 @@ def labels_export(
 ) -> None:
     """Write people's votes to the Parquet that the pipeline reads; votes that are in it already stay."""
     if not _exists(database):
-        raise UserError("annotations/votes.sqlite: nobody has voted here yet; run `diffusionreward annotate`")
-    total, new = votes.export(_open(database).votes(), out)
+        raise UserError(f"{without_password(database)}: nobody has voted here yet; run `diffusionreward annotate`")
+    with _one_line():
+        total, new = votes.export(_open(database).votes(), out)
     if out.with_name(f"{out.name}.dvc").exists():
         rounds.track(out)
     print(f"{out}: {total} votes, {new} new")
@@ -82,7 +88,8 @@ def labels_status(
 ) -> None:
     """Show how far the rounds are and how much people agree: those in the database and those already exported."""
     rows = {row["event_id"]: row for row in votes.exported()}
-    rows |= {row["event_id"]: row for row in (_open(database).votes() if _exists(database) else [])}
+    with _one_line():
+        rows |= {row["event_id"]: row for row in (_open(database).votes() if _exists(database) else [])}
     found = votes.status(list(rows.values()), rounds.read_rounds(), value("seed"))
     print(json.dumps(found, indent=2) if as_json else votes.as_text(found))
 
@@ -105,7 +112,17 @@ def annotate(
         if missing := sorted(set(only) - {one.round_id for one in known}):
             raise UserError(f"no round {missing[0]}; there are: {', '.join(one.round_id for one in known)}")
         known = [one for one in known if one.round_id in only]
-    serve(_open(database, lease_minutes * 60), known, host, port, token)
+    with _one_line():  # once it runs, the page says what the database refuses
+        serve(_open(database, lease_minutes * 60), known, host, port, token)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """A database that is locked, full or read-only as a user's error; nothing was changed in it."""
+    try:
+        yield
+    except Unavailable as error:
+        raise UserError(f"{error}; mend that and run this again") from None
 
 
 def _open(database: str, lease_seconds: float = 600.0) -> Store:
@@ -115,4 +132,9 @@ def _open(database: str, lease_seconds: float = 600.0) -> Store:
 
 
 def _exists(database: str) -> bool:
-    return database != DATABASE or Path("annotations/votes.sqlite").exists()
+    """False for an SQLite file that is not there (opening it would make one); True elsewhere, where opening tells."""
+    try:
+        url = make_url(database)
+    except ArgumentError:
+        return True
+    return url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:") or Path(url.database).exists()

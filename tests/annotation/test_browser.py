@@ -161,6 +161,49 @@ def test_undo_and_resume_after_reload(enter: Any, address: str, store: Store) ->
     assert lease(page) == first, "undo works after a reload, too"
 
 
+def test_a_vote_right_after_undo_waits_for_the_pair_that_comes_back(enter: Any, address: str, store: Store) -> None:
+    page = enter(address)
+    first = lease(page)
+    press(page, "ArrowLeft")
+    saved(page)
+    left = lease(page)
+    held: list[Any] = []
+    # the undo is saved, the pair not back yet
+    page.route("**/api/next", lambda route: route.continue_() if held else held.append(route))
+    page.keyboard.press("u")
+    while not held:
+        page.wait_for_timeout(10)
+    page.keyboard.press("ArrowRight")
+    assert lease(page) == left, "not judged: it was about to leave the screen"
+    held[0].continue_()
+    page.wait_for_function(READY, arg=left)
+    assert lease(page) == first
+    saved(page)
+    assert [row["undone_by"] != "" for row in store.votes()] == [True]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": 200, "body": "<h1>Sign in</h1>", "content_type": "text/html"},
+        {"status": 200, "body": "{}", "content_type": "application/json"},
+        {"status": 404, "body": '{"detail": "Not Found"}', "content_type": "application/json"},
+    ],
+    ids=["a proxy's login page", "another program", "not found"],
+)
+def test_an_answer_that_is_not_ours_saves_no_vote_and_loses_none(
+    enter: Any, address: str, store: Store, answer: dict[str, Any]
+) -> None:
+    page = enter(address)
+    page.route("**/api/events", lambda route: route.fulfill(**answer))
+    press(page, "ArrowLeft")
+    page.get_by_text("something else answers at the server's address. 1 answer is kept in this browser").wait_for()
+    assert store.votes() == []
+    page.unroute("**/api/events")
+    saved(page)
+    assert len(store.votes()) == 1
+
+
 def test_two_browsers_at_once_never_judge_the_same_pair(enter: Any, address: str, store: Store) -> None:
     pages = {"Ada": enter(address, "Ada"), "Bob": enter(address, "Bob", PHONE)}
     deadline = time.monotonic() + 90

@@ -47,6 +47,7 @@ function newId() {
 // ---------------------------------------------------------------- talking to the server
 
 class Unreachable extends Error {}
+const NOT_OURS = "something else answers at the server's address";
 
 async function post(path, body) {
   let response;
@@ -64,8 +65,10 @@ async function post(path, body) {
     location.assign("/");
     throw new Unreachable("you are signed out");
   }
-  const answer = await response.json().catch(() => ({}));
-  if (response.status >= 500) throw new Unreachable(answer.problem ?? "the server failed");
+  // an answer that is not ours (a proxy's login page, another program on the port) says nothing about the vote
+  const answer = await response.json().catch(() => null);
+  const refused = response.status === 409 || response.status === 422; // and trying again won't help
+  if (!answer || !(response.ok || refused)) throw new Unreachable(answer?.problem ?? NOT_OURS);
   return { ok: response.ok, ...answer, problem: answer.problem ?? (response.ok ? null : "the server refused it") };
 }
 
@@ -87,6 +90,7 @@ async function sync() {
       again = false;
       await flush();
       await refill();
+      undoing = readQueue().some((event) => event.kind === "undo"); // the pair that came back is on its way to the screen
     } while (again || readQueue().length);
     delay = 0;
     setStatus("saved", "Saved");
@@ -105,15 +109,16 @@ async function flush() {
     const event = queue[0];
     if (delay === 0) setStatus("working", "Saving");
     const answer = await post("/api/events", event);
+    if (answer.ok && typeof answer.saved !== "boolean") throw new Unreachable(NOT_OURS);
     dequeue(event);
     if (!answer.ok) notify(`One vote was not taken: ${answer.problem}.`);
     else if (event.kind === "undo" && !answer.saved) notify("There is nothing to undo.");
   }
-  undoing = false;
 }
 
 async function refill() {
   const { pairs: fresh, progress } = await post("/api/next");
+  if (!Array.isArray(fresh)) throw new Unreachable(NOT_OURS);
   const voted = new Set(readQueue().map((event) => event.lease)); // judged while the answer was on its way
   const known = new Map(pairs.map((pair) => [pair.lease, pair]));
   pairs = fresh.filter((pair) => !voted.has(pair.lease)).map((pair) => known.get(pair.lease) ?? prefetch(pair));
@@ -150,13 +155,13 @@ async function show(progress) {
   coming = pair;
   setVoting(false);
   if (!pair) {
-    if (!progress) return say("Loading the next pair", "");
+    if (!progress || progress.open) return say("Loading the next pair", ""); // all that came was judged meanwhile
     if (progress.waiting) {
       idle = setTimeout(sync, 5000);
       return say("The last pairs are with other people", "This page looks again every few seconds.");
     }
     idle = setTimeout(sync, 30000);
-    return say("All done, thank you", `You judged ${progress.done} pairs. New ones appear here by themselves.`);
+    return say("All done, thank you", `You judged ${progress.done} pairs. Pairs that come free again appear here by themselves.`);
   }
   try {
     await pair.ready;
@@ -276,7 +281,12 @@ function peek(what) {
   if (what === "original") {
     panes.forEach((pane) => {
       const image = pane.querySelector(".original");
-      if (!image.getAttribute("src")) image.src = shown.original; // asking for it is what records it
+      if (image.getAttribute("src")) return;
+      image.onerror = () => {
+        image.removeAttribute("src"); // the next press asks again
+        notify("The original could not be loaded. Press again.");
+      };
+      image.src = shown.original; // asking for it is what records it
     });
   }
   stage.dataset.peek = what;

@@ -1,0 +1,47 @@
+"""The commands around annotation, where the database is not as it should be."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.annotation import commands
+from pipeline.annotation.rounds import make_round
+from pipeline.annotation.store import Store
+from pipeline.cli import app
+from tests.annotation.synthetic import plan, write_data
+
+PARAMS = "seed: 0\nruntime: {device: cpu, threads: 1, num_workers: 1, joblib_backend: loky, progress: false}\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One round of pairs, and a votes database that doesn't know it yet."""
+    write_data(tmp_path / "data", faces=10)
+    make_round(plan(pairs=4, gold=0.0, repeats=0.0, overlap=0.0), tmp_path / "data", tmp_path / "annotations/rounds")
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    monkeypatch.chdir(tmp_path)
+    Store(commands.DATABASE)
+    return tmp_path
+
+
+def test_a_database_that_is_locked_at_the_start_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "Store", lambda url, lease_seconds: Store(url, lease_seconds, busy_seconds=0.1))
+    blocker = sqlite3.connect(project / "annotations/votes.sqlite", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    done = CliRunner().invoke(app, ["annotate", "--port", "0"])
+    blocker.close()
+    assert done.exit_code == 2
+    assert done.output.splitlines() == [
+        "error: the database is locked by another program; mend that and run this again"
+    ]
+
+
+def test_a_mistyped_database_is_named_and_not_made(project: Path) -> None:
+    done = CliRunner().invoke(app, ["labels", "export", "--database", "sqlite:///annotations/vote.sqlite"])
+    assert done.exit_code == 2
+    assert "sqlite:///annotations/vote.sqlite: nobody has voted here yet" in done.output
+    assert not (project / "annotations/vote.sqlite").exists()
