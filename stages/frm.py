@@ -20,12 +20,13 @@ from pipeline.reward.model import check_official
 from pipeline.reward.params import FrmParams
 from pipeline.reward.robustness import robustness
 from pipeline.reward.train import reward_differences, train
-from pipeline.runtime import device, fingerprint, stage, write_json, write_text
+from pipeline.runtime import device, stage, write_json, write_text
+from pipeline.scratch import key
 
 DATA, MODELS = Path("data"), Path("data/frm")
 SVM = Path("data/svm/svm.skops")
 SUMMARY, PLOTS = Path("metrics/frm.json"), Path("plots")
-SCRATCH, CODE = Path(".scratch/frm"), Path("pipeline/reward")
+SCRATCH = Path(".scratch/frm")
 
 
 @stage
@@ -35,15 +36,20 @@ def main() -> None:
     judged = voted(known.pairs, known.votes)
     fit, test = judged[judged.split == "fit"], judged[judged.split == "frm_test"]
     head = unanimous(test, params.evaluation.min_annotators)
-    measured = head[head.usable]  # rounds may hold features of another set
-    names = columns(map(str, known.features))
-    every = sorted(name for some in names.values() for name in some)
-    alone = single_features(known.features, every, decided(fit[fit.usable]), measured)
-    others = {
-        "best_blind_feature": best_single_feature(alone, names["blind"]),
-        "single_features": {needs: {name: alone[name] for name in some} for needs, some in names.items()},
-        "svm": svm_accuracy(PairSVM.load(SVM), known.features, measured),
-    }
+    measured = head[head.usable]  # images of a round may be too small for some feature
+    others: dict[str, Any] = {}
+    if len(measured) < len(head):
+        what = f"{len(measured)} of the headline's {len(head)} pairs have all features"
+        print(f"warning: {what}: single features and the SVM are judged on those alone", file=sys.stderr)
+    if len(measured):
+        names = columns(map(str, known.features))
+        every = sorted(name for some in names.values() for name in some)
+        alone = single_features(known.features, every, decided(fit[fit.usable]), measured)
+        others = {
+            "best_blind_feature": best_single_feature(alone, names["blind"]) | {"n": len(measured)},
+            "single_features": {needs: {name: alone[name] for name in some} for needs, some in names.items()},
+            "svm": svm_accuracy(PairSVM.load(SVM), known.features, measured),
+        }
     hq = known.candidates.frame[known.candidates.frame.face_id.isin(test.face_id)].query("restorer == 'hq'")
     models = {"reward": params.reward, "heldout": params.heldout}
     labels = {name: known.labelled(model, prior_votes, f"frm.{name}") for name, model in models.items()}
@@ -54,7 +60,7 @@ def main() -> None:
     plots: dict[str, list[pd.DataFrame]] = {"training": [], "calibration": [], "robustness": []}
     for name, reward in models.items():
         data = (DATA / "candidates", labels[name].to_json(), sorted(set(known.votes.round_id)))
-        scratch = SCRATCH / fingerprint(name, params.model_dump_json(), seed, *data, *sorted(CODE.glob("*.py")))
+        scratch = SCRATCH / key(name, params.model_dump_json(), seed, *data)
         model, curve = train(
             reward, params.training, params.default_caption, known.candidates, labels[name], seed, scratch, device()
         )

@@ -1,4 +1,4 @@
-"""Votes (simulated or human), the SVM that labels the rest, and its evidence → data/{votes,annotations,svm}."""
+"""Votes (simulated or human), the SVM that labels the rest, and its evidence → data/{votes,annotations,svm,…}."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.annotation.labels import HUMAN_VOTES, LabelsParams, combine, read_
 from pipeline.annotation.pairs import with_facts
 from pipeline.annotation.remeasure import remeasure
 from pipeline.annotation.rounds import ROUNDS_FOLDER
-from pipeline.annotation.shown import as_shown
+from pipeline.annotation.shown import ROUND_FEATURES, as_shown, round_features
 from pipeline.annotation.svm import SvmParams
 from pipeline.annotation.svm_report import annotation_rows, assess
 from pipeline.features import columns
@@ -26,6 +26,7 @@ from pipeline.runtime import stage, write_json, write_text
 FACES, CANDIDATES = Path("data/faces"), Path("data/candidates")
 FEATURES, PAIRS = Path("data/features"), Path("data/pairs")
 VOTES, ANNOTATIONS, SVM = Path("data/votes"), Path("data/annotations"), Path("data/svm")
+JUDGED = Path("data/round_features")
 METRICS, PLOTS = Path("metrics/svm.json"), Path("plots")
 
 
@@ -47,6 +48,7 @@ def main() -> None:
     pairs = with_facts(tables.read_frame(tables.PAIRS, PAIRS), facts)
     events = read_human(HUMAN_VOTES)
     features = tables.read_frame(tables.FEATURES, FEATURES).set_index("candidate_id")
+    feature_set = features["feature_set"].iloc[0]
     asked = events.iloc[:0] if params.source == "simulated" else events
     splits = tables.read_frame(tables.FACES, FACES, ["face_id", "split"]).set_index("face_id")["split"]
     shown, features, problems = as_shown(pairs, features, asked, splits, ROUNDS_FOLDER, remeasure)
@@ -62,12 +64,14 @@ def main() -> None:
     with_reference = value("features.reference")
     needs_hq = columns(map(str, features))["reference"]
     evidence = assess(features, needs_hq, with_reference, shown, taught, params.prior_votes, svm_params, seed)
-    judged = shown["pair_id"].isin(evidence.labels["pair_id"]) & shown["why"].ne("repeat")  # rounds may hold more pairs
-    labelled = shown[shown["pair_id"].isin(pairs["pair_id"]) | judged]
+    known = [*pairs["pair_id"], *evidence.labels["pair_id"]]  # rounds may hold more pairs
+    again = shown["round_id"].ne("") & shown["why"].eq("repeat")  # the same two images: no label of their own
+    labelled = shown[shown["pair_id"].isin(known) & ~again]
     rows = annotation_rows(evidence.svm, features, labelled, evidence.labels)
 
     tables.write(tables.VOTES, VOTES, records(votes))
     tables.write(tables.ANNOTATIONS, ANNOTATIONS, rows)
+    tables.write(ROUND_FEATURES, JUDGED, round_features(shown, features, feature_set))
     shutil.rmtree(SVM, ignore_errors=True)
     evidence.svm.save(SVM / "svm.skops")
     write_text(SVM / "card.md", evidence.card)

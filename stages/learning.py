@@ -15,10 +15,11 @@ from pipeline.reward.evaluate import Numbers, correct, unanimous, voted
 from pipeline.reward.learning import LearningParams, curve_rows, learning_curve
 from pipeline.reward.params import FrmParams
 from pipeline.reward.train import reward_differences, train
-from pipeline.runtime import device, fingerprint, stage, write_json, write_text
+from pipeline.runtime import device, stage, write_json, write_text
+from pipeline.scratch import key
 
 DATA = Path("data")
-SCRATCH, CODE = Path(".scratch/learning"), Path("pipeline/reward")
+SCRATCH = Path(".scratch/learning")
 SUMMARY, PLOT = Path("metrics/frm_learning.json"), Path("plots/frm_learning.csv")
 
 
@@ -31,13 +32,11 @@ def main() -> None:
     models = {svm: frm.reward.model_copy(update={"svm_labels": svm}) for svm in (False, True)}
     labels = {svm: known.labelled(model, prior_votes, "frm.reward") for svm, model in models.items()}
     training = frm.training.model_copy(update={"steps": params.steps})
-    data = (DATA / "candidates", sorted(set(known.votes.round_id)), *sorted(CODE.glob("*.py")))
+    data = (DATA / "candidates", sorted(set(known.votes.round_id)))
 
     def judge(svm: bool, pairs: pd.DataFrame, drawn: int) -> Numbers:
         model = models[svm]
-        scratch = SCRATCH / fingerprint(
-            model.model_dump_json(), training.model_dump_json(), drawn, pairs.to_json(), *data
-        )
+        scratch = SCRATCH / key(model.model_dump_json(), training.model_dump_json(), drawn, pairs.to_json(), *data)
         trained, _ = train(model, training, frm.default_caption, known.candidates, pairs, drawn, scratch, device())
         return correct(reward_differences(trained, known.candidates, head, frm.evaluation.batch_size), head.p_a)
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from pipeline import tables
 from pipeline.annotation.rounds import read_round
 
+ROUND_FEATURES = replace(tables.FEATURES, name="round_features", written_by="label")
 Remeasure = Callable[[pd.DataFrame, Sequence[str], Path], pd.DataFrame]
 _COLUMNS = [
     *("pair_id", "face_id", "candidate_a", "candidate_b", "split", "why", "restorer_a", "restorer_b", "gold"),
@@ -65,6 +69,7 @@ def as_shown(
     it). `features` has its column feature_set dropped.
     Where a round's features were computed by another feature set, `remeasure` (of annotation/remeasure.py) computes
     them from the round's images; pairs that it leaves out, or all without it, are not usable: a problem says how many.
+    Later stages look them up in what `round_features` kept of that.
     Raises UserError as `judged_in_rounds` does.
     """
     current = set(features["feature_set"])
@@ -94,3 +99,13 @@ def as_shown(
     shown = asked[_COLUMNS]
     rest = pairs[~pairs["pair_id"].isin(shown["pair_id"])]
     return pd.concat([rest, shown]).sort_values("pair_id", ignore_index=True), values, problems
+
+
+def round_features(shown: pd.DataFrame, features: pd.DataFrame, feature_set: str) -> list[dict[str, Any]]:
+    """Rows of ROUND_FEATURES: both images of every usable pair of `as_shown` that people judged in a round."""
+    kept = shown[shown["round_id"].ne("") & shown["usable"]]
+    rows = features.loc[[*kept["features_a"], *kept["features_b"]]].to_dict("index")
+    return [
+        {"candidate_id": str(name), "feature_set": feature_set, **{str(key): value for key, value in row.items()}}
+        for name, row in rows.items()
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from pipeline import tables
 from pipeline.annotation.labels import aggregate, standing_votes
 from pipeline.annotation.pairs import with_facts
 from pipeline.annotation.rounds import read_round
-from pipeline.annotation.shown import as_shown
+from pipeline.annotation.shown import ROUND_FEATURES, as_shown
 from pipeline.images import Pixels, decode, resize
 from pipeline.params import UserError
 from pipeline.reward.params import RewardParams
@@ -53,13 +53,22 @@ class Preferences:
 
 
 def load_preferences(data: Path, rounds: Path) -> Preferences:
-    """Read the tables below `data`; pairs that people judged are as their round below `rounds` holds them."""
+    """Read the tables below `data`; pairs that people judged are as their round below `rounds` holds them.
+
+    Features of a round's images that stage `label` measured anew come from `data/round_features`.
+    """
     candidates = load_candidates(data / "candidates", data / "faces")
     pairs = with_facts(tables.read_frame(tables.PAIRS, data / "pairs"), candidates.frame.reset_index())
     features = tables.read_frame(tables.FEATURES, data / "features").set_index("candidate_id")
     splits = tables.read_frame(tables.FACES, data / "faces", ["face_id", "split"]).set_index("face_id")["split"]
     events = tables.read_frame(tables.VOTES, data / "votes")
-    pairs, features, _ = as_shown(pairs, features, events, splits, rounds)
+    measured = tables.read_frame(ROUND_FEATURES, data / ROUND_FEATURES.name).set_index("candidate_id")
+
+    def look_up(asked: pd.DataFrame, names: Sequence[str], _: Path) -> pd.DataFrame:
+        rows = [*asked["row_a"], *asked["row_b"]]
+        return measured.reindex(rows, columns=list(names)).astype("float64")
+
+    pairs, features, _ = as_shown(pairs, features, events, splits, rounds, look_up)
     candidates, pairs = with_round_images(candidates, pairs, rounds)
     votes, _, _ = standing_votes(events, pairs.pair_id)
     annotations = tables.read_frame(tables.ANNOTATIONS, data / "annotations")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -14,8 +15,12 @@ import yaml
 from pipeline import tables
 from pipeline.annotation.annotators import CRITERIA
 from pipeline.annotation.labels import HUMAN_VOTES, write_no_votes
-from pipeline.annotation.rounds import RoundPlan, make_round
+from pipeline.annotation.rounds import ROUNDS_FOLDER, RoundPlan, make_round
+from pipeline.annotation.shown import ROUND_FEATURES
 from pipeline.annotation.svm import PairSVM
+from pipeline.params import load
+from pipeline.reward.data import load_preferences
+from pipeline.reward.params import FrmParams
 from stages import label
 from stages import pairs as pairs_stage
 from tests.annotation.preferences import ROOT, tables_of
@@ -156,7 +161,7 @@ def test_no_human_vote_is_one_clear_line(project: Path, capsys: pytest.CaptureFi
 
 def test_votes_teach_from_their_rounds_features(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs_stage.main()
-    plan = {"seed": 0, "pairs": 60, "random": 1.0, "gold": 0.0, "repeats": 0.1, "overlap": 0.0, "annotators": 1}
+    plan = {"seed": 0, "pairs": 60, "random": 1.0, "gold": 0.0, "repeats": 0.5, "overlap": 0.0, "annotators": 1}
     one = make_round(RoundPlan.model_validate(plan | {"evaluation": False}))
     asked = one.frame()
     repeats = asked["why"].eq("repeat")
@@ -173,6 +178,14 @@ def test_votes_teach_from_their_rounds_features(project: Path, capsys: pytest.Ca
     assert before["human_votes"]["standing"] == len(asked)
     assert before["annotator_agreement"]["repeats"] == {"agreement": 1.0, "n": int(repeats.sum())}
     assert before["out_of_fold"]["accuracy"] > 0.8
+
+    # a repeat that data/pairs holds as well is the same two images once more: no label of its own, and none missing
+    drawn = tables.read_frame(tables.PAIRS, "data/pairs")
+    assert drawn["pair_id"].isin(asked.loc[repeats, "pair_id"]).any()
+    reward = load("frm", FrmParams).reward
+    learnt = load_preferences(Path("data"), ROUNDS_FOLDER).labelled(reward, 0.5, "frm.reward")
+    assert set(asked.loc[~repeats & asked["split"].ne("frm_test"), "pair_id"]) <= set(learnt["pair_id"])
+    assert not set(asked.loc[repeats, "pair_id"]) & set(learnt["pair_id"])
 
     # the same candidates are made again, otherwise: what was judged is still what is learnt from
     features = tables.read_frame(tables.FEATURES, "data/features")
@@ -193,7 +206,8 @@ def test_votes_teach_from_their_rounds_features(project: Path, capsys: pytest.Ca
     assert f"round {one.round_id}: {len(asked)} judged pairs are not in data/pairs any more" in capsys.readouterr().err
     labels = tables.read_frame(tables.ANNOTATIONS, "data/annotations").set_index("pair_id")
     assert set(labels.loc[asked.loc[~repeats, "pair_id"], "source"]) == {"human"}
-    assert set(labels.index) == set(pairs["pair_id"]), "a repeat is no label of its own"
+    again = set(asked.loc[repeats, "pair_id"])
+    assert set(labels.index) == set(pairs["pair_id"]) - again, "a round's repeat is no label of its own"
 
     # one of the faces became a test face: nothing may learn from it
     faces = tables.read_frame(tables.FACES, "data/faces")
@@ -223,3 +237,25 @@ def test_votes_teach_from_their_rounds_features(project: Path, capsys: pytest.Ca
     error = capsys.readouterr().err
     assert f"round {one.round_id}: {len(asked) - lost} judged pairs have features of another set" in error
     assert "fewer than" in error
+
+
+def test_what_label_measured_anew_is_what_the_reward_is_compared_with(project: Path) -> None:
+    pairs_stage.main()
+    plan = {"seed": 0, "pairs": 40, "random": 1.0, "gold": 0.0, "repeats": 0.0, "overlap": 0.0, "annotators": 1}
+    one = make_round(RoundPlan.model_validate(plan | {"evaluation": False}))
+    save_votes(vote_on(one.frame(), "a", round_id=one.round_id))
+    configure(source="both")
+    features = tables.read_frame(tables.FEATURES, "data/features")
+    tables.write(tables.FEATURES, "data/features", features.assign(feature_set="newer").to_dict("records"))
+    label.main()
+    kept = tables.read_frame(ROUND_FEATURES, "data/round_features").set_index("candidate_id")
+    assert set(kept["feature_set"]) == {"newer"}
+    known = load_preferences(Path("data"), ROUNDS_FOLDER)
+    judged = known.pairs[known.pairs["round_id"].ne("")]
+    assert set(judged["pair_id"]) == set(one.frame()["pair_id"])
+    assert judged["usable"].all()
+    rows = [*judged["features_a"], *judged["features_b"]]
+    pd.testing.assert_frame_equal(known.features.loc[rows], kept.loc[rows, list(known.features)], check_names=False)
+    # sharpness of the toy table is no real measurement: what was measured anew differs from it
+    old = features.set_index("candidate_id").loc[judged["candidate_a"], "sharpness"].to_numpy()
+    assert not np.allclose(known.features.loc[judged["features_a"], "sharpness"], old)

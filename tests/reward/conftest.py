@@ -9,6 +9,7 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from pipeline import tables
+from pipeline.annotation.shown import ROUND_FEATURES
 from pipeline.reward.data import Candidates, label, load_candidates, locate
 from pipeline.reward.params import RewardConfig
 from tests.reward.toy import RESTORERS, architecture, candidate_row, face_row, noise_image, vote_row
@@ -58,6 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tables.write(tables.PAIRS, root / "pairs", pairs)
     tables.write(tables.VOTES, root / "votes", votes)
     tables.write(tables.ANNOTATIONS, root / "annotations", labels)
+    tables.write(ROUND_FEATURES, root / "round_features", [])
     return root
 
 

@@ -11,6 +11,7 @@ import torch
 
 from pipeline import tables
 from pipeline.annotation.rounds import Round
+from pipeline.annotation.shown import ROUND_FEATURES
 from pipeline.images import decode, encode_png
 from pipeline.params import UserError
 from pipeline.reward.data import (
@@ -169,6 +170,7 @@ def judged_project(root: Path) -> tuple[Round, str, dict[str, np.ndarray]]:
     label = {"pair_id": pair, "winner": "a", "p_a": 0.9, "source": "human", "confidence": 0.7, "abstained": False}
     tables.write(tables.VOTES, root / "data/votes", [vote])
     tables.write(tables.ANNOTATIONS, root / "data/annotations", [label])
+    tables.write(ROUND_FEATURES, root / "data/round_features", [])
     return made, pair, {side: decode(made.png(pair, f"image_{side}"), "") for side in ("a", "b")}
 
 
