@@ -67,6 +67,14 @@ def test_check_names_every_wrong_key_at_once(
     said = capsys.readouterr().err
     assert "benchmark.resample: Extra inputs" in said
     assert "unknown variant 'nothing'" in said
+    partial = whole.replace("[full, no_reward, more_base]", "[no_reward, static_seed1]")
+    assert partial != whole
+    Path("params.yaml").write_text(partial)
+    with pytest.raises(SystemExit):
+        check()
+    said = capsys.readouterr().err
+    assert "refl.variants lacks `full`" in said
+    assert "has `static_seed1` but not `static`" in said
 
 
 def expand(key: str, content: dict[str, Any]) -> list[str]:

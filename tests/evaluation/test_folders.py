@@ -76,6 +76,15 @@ def test_folders_are_compared_with_known_numbers(work):
     assert "| near |" in done.output
 
 
+def test_tables_of_an_earlier_call_do_not_outlive_it(work):
+    (work / "benchmark").mkdir()
+    for name in ("frechet.csv", "ablation.tex", "mine.csv"):
+        (work / "benchmark" / name).write_text("old")
+    assert run("--dataset", "Set", "--results", "near", "--metrics", "psnr", "--resamples", "200").exit_code == 0
+    kept = {path.name for path in (work / "benchmark").iterdir()}
+    assert kept & {"frechet.csv", "ablation.tex", "mine.csv"} == {"mine.csv"}
+
+
 def test_missing_names_are_an_error_or_are_left_out_and_said(work):
     (work / "far/0002.png").unlink()
     asked = ("--dataset", "Set", "--results", "far", "--metrics", "psnr", "--resamples", "200")
@@ -114,7 +123,11 @@ def test_bad_folders_are_named(work, change, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("CelebA-Test", 3000), ("LFW-Test", 1711), ("WebPhoto-Test", 407), ("WIDER-Test", 970)]
+    ("name", "count"),
+    [
+        *(("CelebA-Test", 3000), ("LFW-Test", 1711), ("WebPhoto-Test", 407), ("WIDER-Test", 970)),
+        *(("celeba_512_validation", 3000), ("lfw_cropped_faces", 1711)),
+    ],
 )
 def test_another_count_than_the_published_one_is_said(work, name, count):
     (work / "Set").rename(work / name)

@@ -149,6 +149,11 @@ def test_seeds_are_repeats_of_a_variant_and_no_variants():
     assert found["refl-base"]["psnr"]["mean"] == pytest.approx(4)
     names = [one.name for one in restorer_comparisons("r", ["base", "full", "full_seed1", "full_seed2", "no_reward"])]
     assert names == ["full-base", "full-no_reward", "base-lq", "full-lq"]
+    controls = {f"r__no_reward_seed{k}": {"psnr": [20.0 + k, 20.0 + k]} for k in (1, 2)}
+    paired = seeds(pd.concat([scores, frame(**controls)]))["r"]["refl-no_reward"]["psnr"]
+    assert paired["values"] == [3.0, 3.0, 4.0], "each against the training of its own seed"
+    lone = scores[scores["model"].isin(["r/base", "r/full_seed1"])]
+    assert seeds(lone) == {}, "one training has no spread"
     two = seeds(scores[scores["model"] != "r/full_seed2"])["r"]["refl"]["psnr"]
     assert two["std"] == pytest.approx(np.sqrt(2))
     assert "ci95" not in two
