@@ -47,7 +47,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(INSTALL) --no-build-isolation --editable '.[dev]'
 	touch $@
 
+ifneq ($(words $(CURDIR)),1)
+$(error this folder's path has a space in it, which make can't handle: clone into another folder)
+endif
+
 ifeq ($(PROFILE),)
+ifneq ($(FACES)$(WEIGHTS),)
+$(error FACES and WEIGHTS need a PROFILE: there are $(basename $(notdir $(wildcard profiles/*.yaml))))
+endif
 repro: venv
 	diffusionreward check
 	dvc repro
@@ -55,6 +62,8 @@ else
 repro: profile
 	cd $(RUN) && diffusionreward check
 	@cd $(RUN) && if [ -f .faces.new ]; then dvc repro --force --single-item prepare && mv .faces.new .faces; fi
+# the folder is no dependency that DVC hashes: another run's faces must not come out of the cache of runs
+	@cd $(RUN) && if [ -e faces ]; then dvc repro --no-run-cache --single-item prepare; fi
 	cd $(RUN) && dvc repro
 endif
 

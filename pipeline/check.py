@@ -11,14 +11,18 @@ from pipeline.degradation import DegradationParams
 from pipeline.evaluation.params import BenchmarkParams
 from pipeline.faces.params import FacesParams
 from pipeline.features import FeatureParams
+from pipeline.metrics.catalogue import SET_METRICS
+from pipeline.metrics.catalogue import known as known_metrics
 from pipeline.params import PARAMS_FILE, Params, UserError, load, value
 from pipeline.refl.params import ReflParams, parse_variant
 from pipeline.report.params import ReportParams
 from pipeline.restorers.candidates import RestoreParams
+from pipeline.restorers.external import External
 from pipeline.reward.learning import LearningParams
 from pipeline.reward.params import FrmParams
 from pipeline.runtime import RuntimeParams, one_line_errors
 
+RESTORERS = ("diffbir", "osediff", "gfpgan")  # what stages base and gan make
 MODELS: dict[str, type[Params]] = {
     "faces": FacesParams,
     "degradation": DegradationParams,
@@ -41,24 +45,70 @@ MODELS: dict[str, type[Params]] = {
 @one_line_errors
 def check() -> None:
     """Check every group of params.yaml: unknown keys, wrong types, values out of range."""
-    problems = []
+    problems = _refl_problems()
+    restorers = [] if problems else value("refl.restorers")
     for group, model in MODELS.items():
-        names = value("refl.restorers") if "*" in group else [""]
+        names = restorers if "*" in group else [""]
         for name in names:
             try:
                 load(group.replace("*", name), model)
             except UserError as error:
                 problems.append(str(error))
-    variants: list[str] = value("refl.variants")
-    if "full" not in variants:
-        problems.append(f"{PARAMS_FILE}: refl.variants lacks `full`, which stage benchmark compares with the others")
-    for variant in variants:
-        try:
-            first = parse_variant(variant)[0]
-        except UserError as error:
-            problems.append(f"{PARAMS_FILE}: {error}")
-            continue
-        if first not in variants:
-            problems.append(f"{PARAMS_FILE}: refl.variants has `{variant}` but not `{first}`, which it repeats")
+    if not problems:  # what only shows between groups
+        problems = [f"{PARAMS_FILE}: {one}" for one in _late_problems()]
     if problems:
         raise UserError("; ".join(problems))
+
+
+def _refl_problems() -> list[str]:
+    """The rows and columns of stage refl's matrix."""
+    refl = value("refl")
+    if not isinstance(refl, dict):
+        return [f"{PARAMS_FILE}: refl holds no restorers and variants"]
+    problems = []
+    for name in ("restorers", "variants"):
+        entries = refl.get(name)
+        if not (isinstance(entries, list) and entries and all(isinstance(one, str) for one in entries)):
+            problems.append(f"refl.{name}: must be a list of names, not {entries!r}")
+    if not problems:
+        restorers, variants = refl["restorers"], refl["variants"]
+        known = {"restorers", "variants", *RESTORERS}
+        problems += [f"refl.{name}: unknown; known: {', '.join(RESTORERS)}" for name in sorted(set(refl) - known)]
+        problems += [f"refl.restorers: unknown restorer `{one}`" for one in restorers if one not in RESTORERS]
+        problems += [f"refl.{one}: missing, though refl.restorers names it" for one in restorers if one not in refl]
+        if "full" not in variants:
+            problems.append("refl.variants lacks `full`, which stage benchmark compares with the others")
+        for variant in variants:
+            try:
+                first = parse_variant(variant)[0]
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            if first not in variants:
+                problems.append(f"refl.variants has `{variant}` but not `{first}`, which it repeats")
+    return [f"{PARAMS_FILE}: {one}" for one in problems]
+
+
+def _late_problems() -> list[str]:
+    """Names and sizes that a stage hours away would stumble over."""
+    problems = []
+    size = value("image_size")
+    if size & (size - 1):
+        problems.append(f"image_size: {size} is no power of two, which GFPGAN's network needs")
+    for name, setting in load("restore", RestoreParams).settings.items():
+        if setting.restorer not in (*RESTORERS, External.kind):
+            problems.append(f"restore.settings.{name}.restorer: unknown restorer `{setting.restorer}`")
+    try:
+        asked = load("benchmark", BenchmarkParams).metrics
+        known_metrics([name for name in asked if name not in SET_METRICS], "benchmark.metrics")
+    except UserError as error:
+        problems.append(str(error))
+    labels, frm = load("labels", LabelsParams), load("frm", FrmParams)
+    if labels.source == "simulated":
+        voters = {one.name for one in labels.annotators}
+        for where, model in (("reward", frm.reward), ("heldout", frm.heldout)):
+            if silent := sorted(set(model.annotators or ()) - voters):
+                problems.append(f"frm.{where}.annotators: `{silent[0]}` is none of labels.annotators")
+    if (steps := load("learning", LearningParams).steps) <= frm.training.warmup_steps:
+        problems.append(f"learning.steps: {steps} end within frm.training.warmup_steps ({frm.training.warmup_steps})")
+    return problems

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +10,7 @@ import typer
 from pipeline.faces.detection import load_detector
 from pipeline.params import UserError
 from pipeline.photos import Finder, restore_photos
-from pipeline.restorers.load import load
+from pipeline.restorers.commands import open_saved
 from pipeline.runtime import Device, RuntimeParams, configure, device, one_line_errors
 
 CONFIG = "restorer.json"  # what every saved restorer has
@@ -46,10 +45,7 @@ def restore(
     configure(RuntimeParams(device=on))
     where = device(on)
     finder = None if aligned else Finder(load_detector(detector, str(weights or ""), detection_size), min_score)
-    try:
-        restorer = load(model, where)
-    except (json.JSONDecodeError, KeyError) as error:
-        raise UserError(f"{model / CONFIG}: damaged, or no restorer's ({error}); name another --model") from None
+    restorer = open_saved(model, where)
     try:
         restore_photos(photos, out, restorer, finder, where, seed)
     except OSError as error:

@@ -33,7 +33,11 @@ def main() -> None:
     counts = Counter(row["split"] for row in rows)
     for name, share in params.splits.model_dump().items():
         if share and not counts[name]:
-            raise UserError(f"faces: split `{name}` is empty with {len(rows)} faces; add faces or change faces.splits")
+            groups = len({row["group_id"] for row in rows})
+            raise UserError(
+                f"faces: split `{name}` is empty with {len(rows)} faces in {groups} groups that are never split "
+                "(faces.group_by); add faces or change faces.splits"
+            )
     tables.write(tables.FACES, FACES, rows)
     tables.write(tables.REJECTS, REJECTS, [asdict(reject) for reject in rejects])
     print(f"{len(rows)} faces {dict(sorted(counts.items()))}, {len(rejects)} rejected")

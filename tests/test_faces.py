@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,15 @@ def fill(folder: Path, count: int, side: int = 24) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         (folder / f"{number:03}.png").write_bytes(encode_png(picture(number, side)))
+
+
+def with_a_mistyped_tag(image: Pixels) -> bytes:
+    """A JPEG that its EXIF turns, and in which the width is a text: PIL fails to write such a tag back."""
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0), struct.pack("<HHI", 0x0100, 2, 4) + b"abc\0"
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + b"".join(reversed(entries)) + struct.pack("<I", 0)
+    jpeg = io.BytesIO()
+    Image.fromarray(image).save(jpeg, "JPEG", exif=exif)
+    return jpeg.getvalue()
 
 
 def reasons(rejects: list[Any]) -> dict[str, str]:
@@ -148,7 +158,7 @@ def test_a_folder_is_read_recursively_with_captions(project: Path) -> None:
 
 def test_bad_files_are_rejected_with_their_reason_and_the_run_goes_on(project: Path) -> None:
     photos = project / "photos"
-    fill(photos, 6)
+    fill(photos, 8)
     (photos / "broken.png").write_bytes(b"no image at all")
     jpeg = io.BytesIO()
     Image.fromarray(picture(7, 64)).save(jpeg, "JPEG")
@@ -156,10 +166,14 @@ def test_bad_files_are_rejected_with_their_reason_and_the_run_goes_on(project: P
     (photos / "wide.png").write_bytes(encode_png(picture(8)[:12]))
     (photos / "twice.png").write_bytes(encode_png(picture(0)))
     (photos / "005.txt").write_bytes(b"\xff\xfe caption")
+    (photos / "exif.jpg").write_bytes(with_a_mistyped_tag(picture(9)))
+    Image.fromarray(picture(10)[..., 0].astype(np.uint16) * 257).save(photos / "deep.png")
     faces, rejects = folder_faces(params(FOLDER), 16)
-    assert [face.source for face in faces] == [f"00{n}.png" for n in range(5)]
+    assert [face.source for face in faces] == [f"00{n}.png" for n in (0, 1, 2, 3, 4, 6, 7)]
     found = reasons(rejects)
-    assert set(found) == {"broken.png", "cut.jpg", "wide.png", "twice.png", "005.png"}
+    assert set(found) == {"broken.png", "cut.jpg", "wide.png", "twice.png", "005.png", "exif.jpg", "deep.png"}
+    assert "not a readable image" in found["exif.jpg"]
+    assert "more than 8 bit" in found["deep.png"]
     assert "not a readable image" in found["broken.png"]
     assert "not a readable image" in found["cut.jpg"]
     assert "not square (24 × 12)" in found["wide.png"]

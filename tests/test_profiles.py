@@ -75,6 +75,21 @@ def test_check_names_every_wrong_key_at_once(
     said = capsys.readouterr().err
     assert "refl.variants lacks `full`" in said
     assert "has `static_seed1` but not `static`" in said
+    for right, changed, problem in (
+        ("image_size: 64", "image_size: 96", "image_size: 96 is no power of two"),
+        ("  restorers: [diffbir, osediff, gfpgan]", "  restorers: null", "refl.restorers: must be a list of names"),
+        ("  gfpgan:\n    steps", "  codeformer:\n    steps", "refl.codeformer: unknown"),
+        ("{restorer: osediff, samples: 2}", "{restorer: osedif, samples: 2}", "unknown restorer `osedif`"),
+        ("    - lmd_98\n", "    - lmd_99\n", "benchmark.metrics: unknown metric `lmd_99`"),
+        ("    annotators: [sim-6,", "    annotators: [sim-9,", "frm.heldout.annotators: `sim-9` is none of"),
+        ("  c: [0.01,", "  c: [0.0,", "svm.c.0: Input should be greater than 0"),
+        ("  steps: 350 # of each training", "  steps: 20 # of each training", "learning.steps: 20 end within"),
+    ):
+        assert right in whole
+        Path("params.yaml").write_text(whole.replace(right, changed))
+        with pytest.raises(SystemExit):
+            check()
+        assert problem in capsys.readouterr().err
 
 
 def expand(key: str, content: dict[str, Any]) -> list[str]:
@@ -116,6 +131,21 @@ def git(clone: Path, *arguments: str) -> str:
 def clone(tmp_path: Path) -> Path:
     git(ROOT, "clone", "--quiet", str(ROOT), str(tmp_path / "clone"))
     return tmp_path / "clone"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_faces_without_a_profile_and_a_path_with_a_space_are_refused(tmp_path: Path) -> None:
+    spaced = tmp_path / "my faces"
+    spaced.mkdir()
+    shutil.copy(ROOT / "Makefile", spaced)
+    for folder, argument, message in (
+        (ROOT, f"FACES={tmp_path}", "FACES and WEIGHTS need a PROFILE"),
+        (spaced, "help", "has a space in it"),
+    ):
+        done = subprocess.run(["make", "repro", argument], cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import skops.io
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.model_selection import GroupKFold
 from sklearn.svm import SVC
@@ -41,8 +41,8 @@ class SvmParams(Params):
 
     outer_folds: int = Field(ge=2)  # of faces: kernel choice, abstention threshold
     inner_folds: int = Field(ge=2)  # of faces: C and gamma, calibration
-    c: list[float] = Field(min_length=1)  # penalties tried
-    gamma: list[float] = Field(min_length=1)  # RBF widths tried, times 1 / number of features
+    c: list[PositiveFloat] = Field(min_length=1)  # penalties tried
+    gamma: list[PositiveFloat] = Field(min_length=1)  # RBF widths tried, times 1 / number of features
     target_accuracy: float = Field(gt=0.5, le=1)  # of the answers given, out of fold: below it the machine abstains
     min_coverage: float = Field(gt=0, le=1)  # but never on more than 1 − this share of pairs
     importance_repeats: int = Field(ge=1)  # permutations of each feature

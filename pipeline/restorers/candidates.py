@@ -122,6 +122,6 @@ def smooth(image: Pixels, sigma: float) -> Pixels:
 
 
 def sharpen(image: Pixels, amount: float) -> Pixels:
-    """Unsharp mask: image + amount · (image − blur(image, 1 px)), clipped."""
+    """Unsharp mask: image + amount · (image − blur(image)), clipped; the blur has 1 px where the face has 64."""
     x = image.astype(np.float32)
-    return (x + amount * (x - cv2.GaussianBlur(x, (0, 0), 1.0))).round().clip(0, 255).astype(np.uint8)
+    return (x + amount * (x - cv2.GaussianBlur(x, (0, 0), len(image) / 64))).round().clip(0, 255).astype(np.uint8)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import typer
 
 from pipeline import tables
@@ -22,9 +23,18 @@ from pipeline.restorers.checkpoints import (
 )
 from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.gfpgan import GFPGAN
-from pipeline.restorers.load import load
+from pipeline.restorers.load import BaseRestorer, load
 from pipeline.restorers.osediff import OSEDiff, adapted_encoder
 from pipeline.runtime import Device, RuntimeParams, configure, device, one_line_errors, write_text
+
+
+def open_saved(folder: Path, where: torch.device) -> BaseRestorer:
+    """`load` for the commands: UserError for a damaged restorer.json as well."""
+    try:
+        return load(folder, where)
+    except (json.JSONDecodeError, KeyError) as error:
+        raise UserError(f"{folder}/restorer.json: damaged, or no restorer's ({error}); name another model") from None
+
 
 weights_app = typer.Typer(no_args_is_help=True, help="Official weights in, trained weights out.")
 OFFICIAL = Settings()
@@ -65,14 +75,14 @@ def export(
 ) -> None:
     """Write a restorer's trained weights in its authors' format and in diffusers' layout, with a model card."""
     configure(RuntimeParams(device=on))
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out}: is not empty; name a new folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is a file or not empty; name a new folder")
     facts = Facts(
         read(params) if params else None,
         _labels(votes) if votes else None,
         _json(metrics) if metrics else None,
     )
-    restorer = load(model, device(on))
+    restorer = open_saved(model, device(on))
     if isinstance(restorer, GFPGAN):
         raise UserError(
             f"{model}: a GFPGAN is saved as safetensors with GFPGANv1Clean's own names; there is no other format"
