@@ -50,7 +50,9 @@ def main(
     del training  # it holds every picture a second time
     model = load_restorer(BASE / restorer, accelerator.device)
     frm, second = (FaceRewardModel.from_pretrained(FRM / part, accelerator.device) for part in ("reward", "heldout"))
-    scratch = Path(".scratch/refl") / key(name, params, base, gan, seed, BASE, FRM, FACES, DEGRADED)
+    # each process takes faces of its own: a checkpoint goes on with as many as it began with
+    several = [accelerator.num_processes] if accelerator.num_processes > 1 else []
+    scratch = Path(".scratch/refl") / key(name, params, base, gan, seed, BASE, FRM, FACES, DEGRADED, *several)
     watch = Watcher(held_out, frm, second, params.evaluation_faces, seed, base.validation_batch, logs.pictures)
     drawn = stable_seed(seed, what.seed) if what.seed else seed
     if kind == MORE_BASE:

@@ -40,6 +40,7 @@ def fit(
     objects = {"weights": Trained(module), "optimizer": optimizer, "schedule": schedule, "average": average}
     checkpoint = Checkpoint(scratch / f"{name}.pt", {**objects, **(also or {})})
     state = checkpoint.load() or {"step": 0, "curve": [], "losses": []}
+    average.to(trained[0].device)  # a checkpoint is read on the CPU, and EMAModel leaves it there
     curve, losses = state["curve"], state["losses"]
 
     bar = progress(range(state["step"], params.steps), name, total=params.steps)

@@ -57,7 +57,7 @@ class TrainParams(Params):
 class DiffbirParams(Params):
     """DiffBIR: denoiser and ControlNet trained jointly, so that a small budget suffices."""
 
-    steps: int = Field(ge=1, le=1000)  # DDIM steps of a restoration
+    steps: int = Field(ge=1, le=500)  # DDIM steps of a restoration
     eta: float = Field(ge=0, le=1)
     control_dropout: float = Field(ge=0, lt=1)  # share of batches without controls: the denoiser stays a prior
     train: TrainParams

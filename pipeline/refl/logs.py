@@ -78,6 +78,11 @@ class DvcLive:
     def resume(self, step: int) -> None:
         from dvclive.live import Live
 
+        for file in (self.folder / "plots/metrics").rglob("*.tsv"):
+            head, *rows = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            place = head.rstrip("\n").split("\t").index("step")
+            kept = (row for row in rows if int(row.split("\t")[place]) <= step)
+            write_text(file, "".join([head, *kept]))
         # without resume it would empty the folder, without dvcyaml=None write a dvc.yaml
         self.live: Any = Live(str(self.folder), resume=True, dvcyaml=None, save_dvc_exp=False, monitor_system=False)
 
@@ -102,7 +107,7 @@ class Log:
         self.sinks = list(sinks)
 
     def resume(self, step: int) -> None:
-        """Begin after `step` (0: a new run)."""
+        """Begin after `step` (−1: a new run)."""
         for sink in self.sinks:
             sink.resume(step)
 

@@ -54,7 +54,7 @@ def train(refl: ReFL, watch: Watch, scratch: Path, name: str, log: Log | None = 
         return broadcast_object_list(shared)[0]
 
     state = checkpoint.load()
-    log.resume(state["step"] if state else 0)
+    log.resume(state["step"] if state else -1)
     if state is None:
         # the untrained start is shown but not offered: what a run keeps is a trained model, the base stands beside it
         state = {"step": 0, "curve": [{"step": 0.0, **evaluate(0)}], "rows": [], "losses": []}

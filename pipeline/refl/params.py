@@ -16,7 +16,7 @@ Precision = Literal["fp32", "bf16", "fp16"]  # of the networks' forward passes; 
 class RolloutParams(Params):
     """Official: 50 steps, the last 2, eta ~ U(0, 1) drawn again at every step."""
 
-    steps: int = Field(ge=1, le=1000)
+    steps: int = Field(ge=1, le=500)
     gradient_window: int = Field(ge=1)  # the gradient step is drawn from the last so many
     eta: tuple[float, float]
     renoise: int = Field(ge=1)  # gradient steps of one rollout, all but the first from its x0 noised again (DRaFT-LV)

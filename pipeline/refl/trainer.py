@@ -201,6 +201,7 @@ class ReFL:
         if not math.isfinite(norm + mean):
             raise Diverged(f"the reward model's own update is not finite (loss {mean}, gradient {norm})")
         self.frm_optimizer.step()
+        self.frm_optimizer.zero_grad()  # as large as the tower, and of no use until the next update
         return mean
 
     def _average_figures(self, figures: dict[str, float]) -> dict[str, float]:

@@ -26,7 +26,7 @@ class SettingParams(Params):
     restorer: str  # of stages base and gan; external: a folder of someone else's results
     folder: str | None = None  # external: path of the images, named by face id or source file
     samples: int = Field(ge=1)
-    steps: int | None = Field(default=None, ge=1, le=1000)  # DDIM steps
+    steps: int | None = Field(default=None, ge=1, le=500)  # DDIM steps
     eta: float | None = Field(default=None, ge=0, le=1)
 
     @model_validator(mode="after")

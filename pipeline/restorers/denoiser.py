@@ -141,4 +141,5 @@ def load_denoiser(folder: Path, device: torch.device) -> Denoiser:
         vae = AutoencoderKL.from_pretrained(folder / "vae")
     text = PromptEncoder(CLIPTextModel.from_pretrained(folder / "text_encoder"))
     denoiser = Denoiser(unet, vae, text, DDIMScheduler.from_pretrained(folder / "scheduler"))
-    return denoiser.to(device).eval().requires_grad_(False)
+    # transformers keeps the precision of the files, diffusers does not: a folder in fp16 would mix the two
+    return denoiser.float().to(device).eval().requires_grad_(False)

@@ -168,6 +168,18 @@ def test_every_step_and_evaluation_is_logged_and_a_resumed_run_logs_none_twice(t
     assert not list(folder.rglob("dvc.yaml"))
 
 
+def test_dvclive_takes_steps_after_the_checkpoint_back(tmp_path: Path) -> None:
+    settings = LogParams(folder=str(tmp_path / "logs"), tensorboard=False, dvclive=True, pictures=1)
+    for first, last in ((0, 4), (2, 5)):  # the second run goes on from the checkpoint of step 2
+        log = open_log("refl/run", settings)
+        log.resume(first or -1)
+        for step in range(first + 1, last + 1):
+            log.numbers(step, {"loss": float(last)})
+        log.close()
+    rows = (tmp_path / "logs/refl/run/dvclive/plots/metrics/loss.tsv").read_text().splitlines()[1:]
+    assert [row.split("\t") for row in rows] == [[str(k), "4.0" if k < 3 else "5.0"] for k in range(1, 6)]
+
+
 def test_lines_after_the_checkpoint_and_a_cut_one_are_taken_back(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
     log = Log([JsonLines(tmp_path)])

@@ -116,7 +116,7 @@ def test_updated_reward_prefers_the_original_more() -> None:
     assert margin() > first
 
 
-def test_the_rewards_update_takes_the_mean_over_micro_batches() -> None:
+def test_the_rewards_update_takes_the_mean_over_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accumulated pairs give the gradient of one large batch: no micro-batch is thrown away here either."""
     trainer = double(accumulation=3, dynamic={**params().dynamic.model_dump(), "max_grad_norm": 1e9})
     _, outputs = trainer.step(0)
@@ -130,10 +130,13 @@ def test_the_rewards_update_takes_the_mean_over_micro_batches() -> None:
     logit = frm.logit_scale * (frm(hq, captions) - frm(images, captions))
     loss = trainer.params.dynamic.weight * torch.nn.functional.softplus(-logit).mean()
     expected = torch.autograd.grad(loss, learning, allow_unused=True)
+    seen: list[torch.Tensor | None] = []
+    monkeypatch.setattr(trainer.frm_optimizer, "step", lambda: seen.extend(p.grad for p in learning))
     trainer.update_reward(outputs)
-    for parameter, wanted in zip(learning, expected, strict=True):
+    for gradient, wanted in zip(seen, expected, strict=True):
         if wanted is not None:
-            torch.testing.assert_close(parameter.grad, wanted, atol=1e-12, rtol=1e-9)
+            torch.testing.assert_close(gradient, wanted, atol=1e-12, rtol=1e-9)
+    assert all(p.grad is None for p in learning), "no memory is kept for them between updates"
 
 
 def test_renoised_steps_give_the_mean_of_their_gradients() -> None:
