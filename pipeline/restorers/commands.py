@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import typer
+from diffusers import ControlNetModel
 
 from pipeline import tables
 from pipeline.params import UserError, read
@@ -96,11 +97,21 @@ def export(
 def _export_diffbir(restorer: DiffBIR, out: Path) -> dict[str, str]:
     out.mkdir(parents=True, exist_ok=True)
     export_controlnet(restorer.controlnet, out / "controlnet.pth")
-    restorer.controlnet.save_pretrained(out / "controlnet")
+    _with_hint(restorer.controlnet).save_pretrained(out / "controlnet")
     return {
         "controlnet.pth": "DiffBIR's format, as v1_face.pth: for DiffBIR, or `diffusionreward weights import`",
-        "controlnet": "diffusers' ControlNetModel; no hint block (low_cpu_mem_usage=False): feed cat(x_t, condition)",
+        "controlnet": "diffusers' ControlNetModel: feed cat(x_t, condition); its hint block is zero, any hint will do",
     }
+
+
+def _with_hint(controlnet: ControlNetModel) -> ControlNetModel:
+    """With a hint block of zeros: diffusers leaves weights that a file lacks uninitialised."""
+    whole = ControlNetModel.from_config(controlnet.config)
+    whole.controlnet_cond_embedding.requires_grad_(False)
+    for parameter in whole.controlnet_cond_embedding.parameters():
+        parameter.zero_()
+    whole.load_state_dict(controlnet.state_dict(), strict=False)
+    return whole
 
 
 def _export_osediff(restorer: OSEDiff, out: Path) -> dict[str, str]:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import ControlNetModel
 from typer.testing import CliRunner
 
 from pipeline.restorers import commands
+from pipeline.restorers.diffbir import DiffBIR
+from pipeline.restorers.load import load
 from tests import tiny
 from tests.restorers import official
 
@@ -40,6 +43,14 @@ def test_official_diffbir_in_and_out(tmp_path: Path) -> None:
     again = torch.load(tmp_path / "out/controlnet.pth", weights_only=True)
     assert again.keys() == controlnet.keys()
     assert all(torch.equal(again[key], controlnet[key]) for key in controlnet)
+    diffusers_own = ControlNetModel.from_pretrained(tmp_path / "out/controlnet").eval()
+    restorer = load(tmp_path / "models/diffbir", torch.device("cpu"))
+    assert isinstance(restorer, DiffBIR)
+    inputs = torch.randn(1, 8, 8, 8), 1, torch.randn(1, 77, diffusers_own.config.cross_attention_dim)
+    with torch.no_grad():  # its hint block is zero: any hint will do
+        theirs = diffusers_own(*inputs, controlnet_cond=torch.rand(1, 3, 64, 64), return_dict=False)
+        ours = restorer.controlnet(*inputs, controlnet_cond=inputs[0][:, :4], return_dict=False)
+    torch.testing.assert_close(theirs, ours)
     card = (tmp_path / "out/README.md").read_text()
     weights = sum(value.numel() for value in controlnet.values())
     assert f"{weights:,} weights: a ControlNet of DiffBIR" in card
