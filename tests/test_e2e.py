@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from pipeline import tables
+from pipeline.images import decode
 from tests.chromium import CHROMIUM, FLAGS, NO_CHROMIUM
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,6 +117,19 @@ def test_every_output_is_there_and_the_checkout_stays_clean(project: Path) -> No
         assert "id_dlib" in benchmark["improvement"]["test"][restorer]
     report = (project / "data/report/report.html").read_text()
     assert not re.findall(r"""(?:src|href)=["']https?:""", report), "the report must open without network"
+
+
+def test_the_trained_model_restores_a_crop_by_the_command(project: Path, tmp_path: Path) -> None:
+    (cell,) = tables.read_frame(tables.DEGRADED, project / "data/degraded", ["image"])["image"][:1]
+    (tmp_path / "face.png").write_bytes(cell["bytes"])
+    done = run(project, "diffusionreward", "restore", str(tmp_path / "face.png"), "--aligned", "--out", str(tmp_path))
+    assert done.returncode == 2, "it would replace the photo"
+    out = tmp_path / "restored"
+    done = run(project, "diffusionreward", "restore", str(tmp_path / "face.png"), "--aligned", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    restored = decode((out / "face.png").read_bytes(), "face.png")
+    assert restored.shape == (64, 64, 3)
+    assert (restored != decode(cell["bytes"], "LQ")).any()
 
 
 def test_a_second_run_does_nothing(project: Path) -> None:

@@ -30,10 +30,8 @@ from pipeline.runtime import write_text
 _LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "−": "$-$"}
 _LATEX |= {"…": r"\ldots{}", "·": r"$\cdot$", "±": r"$\pm$", "<": "$<$", "×": r"$\times$", "✓": r"$\checkmark$"}
 _LATEX |= {"†": r"$\dagger$", NBSP: "~", "²": "$^2$", "æ": r"\ae{}"}
+NAMES = ("means", "comparisons", "ablation", "frechet", "win_rates", "diversity")  # of the tables
 Table = list[list[str]]  # the first row is the head
-
-
-NAMES = ("means", "comparisons", "ablation", "frechet", "win_rates", "diversity")
 
 
 def write(folder: Path, benchmark: Mapping[str, Any], dataset: str) -> None:
