@@ -92,7 +92,7 @@ def test_a_folder_in_use_and_a_missing_model_are_refused(tmp_path: Path, capsys:
     with pytest.raises(SystemExit) as stopped:
         commands.export(tmp_path / "no", tmp_path / "used")
     assert stopped.value.code == 2
-    assert capsys.readouterr().err == f"error: {tmp_path / 'used'}: is not empty; name a new folder\n"
+    assert capsys.readouterr().err == f"error: {tmp_path / 'used'}: is a file or not empty; name a new folder\n"
     with pytest.raises(SystemExit):
         commands.export(tmp_path / "no", tmp_path / "new")
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'no/restorer.json'}: missing")
