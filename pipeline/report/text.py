@@ -84,7 +84,10 @@ def short_metric(label: str) -> str:
     """A metric's label as words of a sentence, e.g. "landmark distance", "held-out reward"."""
     if label.startswith("Reward ("):
         return "held-out reward" if "held-out" in label else "its own reward"
-    short = label.split(" (")[0].split(",")[0]
+    name, _, rest = label.partition(" (")
+    if name.endswith("LPIPS"):  # of which network: they may contradict each other
+        return f"{rest.removesuffix(')')}’s {name}"
+    short = name.split(",")[0]
     return short if short.split("-")[0].isupper() else short[0].lower() + short[1:]
 
 

@@ -156,7 +156,7 @@ def test_diversity_that_is_lost_is_said_with_the_control_beside_it() -> None:
 def test_losses_stand_before_gains() -> None:
     compared = {"full-base": {"stlpips_vgg": entry("better", -0.05), "id_dlib": entry("worse", 0.006)}}
     said = text.base_sentence(benchmark(osediff=compared), "test", ["stlpips_vgg", "id_dlib"])
-    assert said == "OSEDiff is worse on identity distance (+1.2\u00a0%), better on ST-LPIPS (−10.0\u00a0%)."
+    assert said == "OSEDiff is worse on identity distance (+1.2\u00a0%), better on VGG’s ST-LPIPS (−10.0\u00a0%)."
 
 
 @pytest.mark.parametrize(
