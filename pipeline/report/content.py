@@ -215,16 +215,20 @@ def pictures(inputs: Inputs, params: ReportParams, scores: pd.DataFrame, restore
     }
 
 
+def _only(restorer: str, models: Sequence[str]) -> bool:
+    """Are these somebody's results, which have neither base nor ReFL?"""
+    return sum(one.startswith(f"{restorer}/") for one in models) == 1
+
+
 def _column(model: str, models: Sequence[str]) -> str:
-    """A strip's heading; somebody's results have neither base nor ReFL."""
+    """A strip's heading."""
     restorer, _, variant = model.partition("/")
-    only = sum(one.startswith(f"{restorer}/") for one in models) == 1
-    return text.restorer_label(restorer) if only else text.short_model(restorer, variant)
+    return text.restorer_label(restorer) if _only(restorer, models) else text.short_model(restorer, variant)
 
 
 def _slider(restorer: str, models: Sequence[str]) -> dict[str, Any]:
     own = [model for model in models if model.startswith(f"{restorer}/")]
-    only = len(own) == 1  # somebody's results: neither base nor ReFL
+    only = _only(restorer, models)
     labelled = [
         (model, "result" if only else text.SHORT_VARIANTS.get(model.partition("/")[2], "base")) for model in own
     ]

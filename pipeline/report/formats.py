@@ -88,14 +88,14 @@ def comparison_table(benchmark: Mapping[str, Any], dataset: str) -> Table:
     table = [["Restorer", "Comparison", "Metric", "Difference", "95 % interval", "Relative", "p (Holm)", "Verdict"]]
     for restorer, compared in benchmark["comparisons"][dataset].items():
         for name, metrics in compared.items():
-            for column in columns(benchmark):
+            for column, head in zip(columns(benchmark), _metric_heads(benchmark), strict=True):
                 if entry := metrics.get(column["name"]):
                     delta, interval = difference(entry)
                     table.append(
                         [
                             restorer_label(restorer),
                             comparison_label(name),
-                            f"{column['label']} {column['arrow']}",
+                            head,
                             delta,
                             interval,
                             percent(entry["relative"]),

@@ -206,6 +206,8 @@ def test_tables_of_whole_sets_judges_and_diversity_hold_the_metrics_numbers(run)
         numbers = (float(row["win_rate"]), float(row["strength"]), float(row["lo"]), float(row["hi"]))
         assert numbers == pytest.approx((entry["win_rate"], entry["strength"], *entry["ci95"]), rel=1e-5)
     assert {row["labels"] for row in records("win_rates")} == {"simulated"}
+    written = (run / "data/report/comparisons.md").read_text().splitlines()[2:]
+    assert all(("simulated labels" in line) == ("| Reward (" in line) for line in written)
     learnt = {row["metric"] for row in records("means") if row["labels"] == "simulated"}
     assert learnt == {"reward_frm", "reward_heldout"}
     for row in records("diversity"):
