@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from pipeline.metrics.catalogue import METRICS, PYIQA, REWARDS, Needs, known
+from pipeline.metrics.catalogue import METRICS, PYIQA, PYIQA_BLIND, REWARDS, Needs, known
 from pipeline.params import Params, UserError
 from pipeline.tables import FEATURES
 
@@ -21,7 +21,7 @@ from pipeline.tables import FEATURES
 class FeatureParams(Params):
     """The `features` group."""
 
-    names: list[str] = Field(min_length=1)  # of the metrics catalogue, or pyiqa:NAME; absent ones are said
+    names: list[str] = Field(min_length=1)  # of the metrics catalogue, pyiqa:NAME, pyiqa:blind; absent ones are said
     reference: bool  # whether the deployed SVM may use features that need the HQ
     missing: Literal["error", "median"]  # what to do where a feature is no number for some candidate
 
@@ -31,7 +31,7 @@ class FeatureParams(Params):
         own = [name for name in names if not name.startswith(PYIQA)]
         if wrong := [name for name in own if name not in METRICS or name in REWARDS]:
             usable = ", ".join(name for name in METRICS if name not in REWARDS)
-            raise ValueError(f"`{wrong[0]}` is no feature; choose from {usable}, or {PYIQA}NAME")
+            raise ValueError(f"`{wrong[0]}` is no feature; choose from {usable}, {PYIQA}NAME or {PYIQA_BLIND}")
         if len(set(names)) != len(names):
             raise ValueError("a name occurs twice")
         return names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,11 @@ from PIL import Image, UnidentifiedImageError
 from pipeline.params import UserError
 
 Pixels = NDArray[np.uint8]
+# what PIL raises for files that are cut off, no image, far too large, or whose metadata it stumbles over
+UNREADABLE = (
+    *(UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError),
+    *(struct.error, TypeError, KeyError, IndexError, AttributeError, ArithmeticError),
+)
 
 
 def encode_png(image: Pixels) -> bytes:
@@ -25,15 +31,20 @@ def encode_png(image: Pixels) -> bytes:
 def decode(data: bytes, where: str) -> Pixels:
     """RGB uint8 array [H, W, 3] of encoded bytes; EXIF rotation applied.
 
-    Raises UserError with `where` (file and row, or path) when the bytes are not a whole image.
+    Raises UserError with `where` (file and row, or path) when the bytes are not a whole image, and for 16-bit or float
+    grey, which would be clipped to white.
     """
     from PIL import ImageOps
 
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+            mode = image.mode
+            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+    except UNREADABLE as error:
         raise UserError(f"{where}: not a readable image ({error})") from None
+    if mode == "F" or mode.startswith("I"):
+        raise UserError(f"{where}: {mode} pixels of more than 8 bit; save it as 8-bit RGB")
+    return pixels
 
 
 def to_tensor(images: Pixels | Sequence[Pixels]) -> torch.Tensor:

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.faces.detection import Detector, alignment, resized, warp
-from pipeline.faces.folder import SUFFIXES, decode_file, image_names
-from pipeline.images import Pixels, encode_png, resize, to_tensor, to_uint8
+from pipeline.faces.folder import SUFFIXES, image_names
+from pipeline.images import Pixels, decode, encode_png, resize, to_tensor, to_uint8
 from pipeline.params import UserError
 from pipeline.runtime import atomic
 
@@ -66,7 +66,7 @@ def restore_photos(
     for photo, target in targets.items():
         try:
             data = photo.read_bytes()
-            image = decode_file(data, str(photo))
+            image = decode(data, str(photo))
             restore = Restoration(restorer, device, seed, hashlib.sha256(data).hexdigest())
             result, size = restore.crop(image, photo) if finder is None else restore.photo(image, photo, finder)
         except OSError as error:

@@ -252,7 +252,7 @@ def read(
     """
     folder = Path(folder)
     files = [folder] if folder.is_file() else sorted(folder.glob("part-*.parquet"))
-    again = remedy or f"rerun `dvc repro {table.written_by}` (or `dvc pull`)"
+    again = remedy or _again(table)
     if not files:
         raise UserError(f"{folder}: no {table.name} table here; {again}")
     parts = []
@@ -275,6 +275,10 @@ def read(
         if content.group_by(list(table.key)).aggregate([]).num_rows != content.num_rows:
             raise UserError(f"{folder}: duplicate {'/'.join(table.key)}; {again}")
     return content
+
+
+def _again(table: Table) -> str:
+    return f"rerun `dvc repro {table.written_by}` (or `dvc pull`)"
 
 
 def _check_schema(table: Table, file: Path, schema: pa.Schema, columns: Sequence[str] | None, again: str) -> None:
@@ -308,6 +312,13 @@ def read_images(table: Table, folder: Path | str, where: Mapping[str, Any] | Non
         values = set(wanted) if isinstance(wanted, (set, frozenset, tuple, list)) else {wanted}
         frame = frame[frame[name].isin(values)]
     return {
-        row_id: decode(cell["bytes"], f"{folder}: row {row_id}")
-        for row_id, cell in zip(frame[key], frame["image"], strict=True)
+        row_id: image_in(table, folder, row_id, cell) for row_id, cell in zip(frame[key], frame["image"], strict=True)
     }
+
+
+def image_in(table: Table, folder: Path | str, row_id: str, cell: Mapping[str, Any]) -> Pixels:
+    """The image of one row's cell. Raises UserError naming table and row, and the stage that wrote them."""
+    try:
+        return decode(cell["bytes"], f"{folder}: row {row_id}")
+    except UserError as error:
+        raise UserError(f"{error}; {_again(table)}") from None

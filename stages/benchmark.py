@@ -18,6 +18,7 @@ from pipeline.evaluation.restoring import RESTORED, in_order, restore
 from pipeline.evaluation.scoring import ScoreCache, load_reward
 from pipeline.evaluation.summary import Comparison, restorer_comparisons, score_table
 from pipeline.evaluation.votes import rankings
+from pipeline.metrics.compute import expand
 from pipeline.params import UserError, load, value
 from pipeline.restorers.external import External, source_names
 from pipeline.restorers.load import load as load_restorer
@@ -43,7 +44,7 @@ def main(
     }
     models = {f"{name}/{variant}": path for name, folders in matrix.items() for variant, path in folders.items()}
     comparisons = [one for name, folders in matrix.items() for one in restorer_comparisons(name, list(folders))]
-    roles = used_roles(value("features.names"), value("features.reference"))
+    roles = used_roles(expand(value("features.names")), value("features.reference"))
     counts = (params.samples, params.diversity_samples)
     plan = Plan(params.metrics, comparisons, params.resamples, seed, *counts, roles)
     rewards = {f"reward_{name}": load_reward(data / "frm" / folder, device()) for name, folder in REWARDS.items()}

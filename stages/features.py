@@ -12,9 +12,11 @@ import typer
 from pipeline import tables
 from pipeline.features import FeatureParams, impute
 from pipeline.images import Pixels
-from pipeline.metrics import compute
+from pipeline.metrics import awing, compute, embeddings, identity, landmarks, perceptual, regions, signal, vqfr
 from pipeline.params import UserError, load
 from pipeline.runtime import file_hash, stable_hash, stage
+
+CODE = (awing, compute, embeddings, identity, landmarks, perceptual, regions, signal, vqfr)  # that computes a feature
 
 
 @stage
@@ -36,7 +38,7 @@ def main(
         raise UserError(f"{candidates}: no candidates; rerun `dvc repro restore`")
 
     ids = sorted(images)  # by face, so that a face's HQ is measured once
-    names, absent = compute.available(params.names, min(images[ids[0]].shape[:2]))
+    names, absent = compute.available(compute.expand(params.names), min(images[ids[0]].shape[:2]))
     for name, reason in absent.items():
         print(f"feature {name} is absent: {reason}", file=sys.stderr)
     values = compute.score(
@@ -49,7 +51,7 @@ def main(
     features, imputed = impute(pd.DataFrame(values, index=ids), params.missing)
     for name, count in imputed.items():
         print(f"feature {name}: {count} of {len(ids)} values were no number and became the median", file=sys.stderr)
-    stamp = {"feature_set": _feature_set(names)}
+    stamp = {"feature_set": _feature_set(names, images[ids[0]].shape[:2])}
     rows = [
         {"candidate_id": str(candidate_id), **stamp, **{str(name): value for name, value in row.items()}}
         for candidate_id, row in features.to_dict(orient="index").items()
@@ -63,10 +65,11 @@ def _needed(images: dict[str, Pixels], wanted: set[str], folder: Path) -> dict[s
     return images
 
 
-def _feature_set(names: list[str]) -> str:
-    """16 hex digits of what computed the columns: names, weights, pyiqa's version."""
+def _feature_set(names: list[str], size: tuple[int, ...]) -> str:
+    """16 hex digits of what computed the columns: names, images' size, our code, weights, pyiqa's version."""
+    code = [file_hash(str(module.__file__)) for module in CODE]
     weights = [f"{name}:{file_hash(path)}" for name in sorted(names) for path in compute.weights(name)]
-    return stable_hash(version("pyiqa"), *sorted(names), *weights)[:16]
+    return stable_hash(version("pyiqa"), str(size), *code, *sorted(names), *weights)[:16]
 
 
 if __name__ == "__main__":

@@ -71,7 +71,8 @@ def main(
     write_text(Path(f"plots/refl/{name}.csv"), pd.DataFrame(curve).to_csv(index=False, float_format="%.6g"))
     best = params.keep == "best" and kind != MORE_BASE
     kept = min(curve[1:], key=lambda row: row["val_lmd_68"]) if best else curve[-1]
-    write_json(Path(f"metrics/refl/{name}.json"), {"first": curve[0], "last": curve[-1], "kept": kept})
+    about = {"labels": frm.config.labels, "impostor": watch.impostor}
+    write_json(Path(f"metrics/refl/{name}.json"), {**about, "first": curve[0], "last": curve[-1], "kept": kept})
 
 
 if __name__ == "__main__":

@@ -115,6 +115,9 @@ def test_every_output_is_there_and_the_checkout_stays_clean(project: Path) -> No
     for restorer in RESTORERS:
         assert set(benchmark["comparisons"]["test"][restorer]) >= {"full-base", "full-no_reward", "full-more_base"}
         assert "id_dlib" in benchmark["improvement"]["test"][restorer]
+        watched = json.loads((project / f"metrics/refl/{restorer}-full.json").read_text())
+        assert watched["labels"] == "simulated"
+        assert watched["impostor"]["id_dlib"]["mean"] > 0
     report = (project / "data/report/report.html").read_text()
     assert not re.findall(r"""(?:src|href)=["']https?:""", report), "the report must open without network"
 

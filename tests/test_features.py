@@ -7,6 +7,7 @@ import yaml
 
 from pipeline import features, tables
 from pipeline.images import encode_png
+from pipeline.metrics import compute
 from pipeline.params import UserError
 from stages.features import main
 from tests.metrics.faces import blurred, face, noisy
@@ -78,6 +79,9 @@ def test_feature_set_names_what_computed_it(tmp_path: Path, monkeypatch: pytest.
     one = tables.read_frame(tables.FEATURES, "data/features")["feature_set"].unique()
     assert len(one) == len(two) == 1
     assert one[0] != two[0]
+    monkeypatch.setattr(compute, "__file__", __file__)  # other code
+    main()
+    assert tables.read_frame(tables.FEATURES, "data/features")["feature_set"].unique() != one
 
 
 def test_a_candidate_of_an_unknown_face_is_named(

@@ -10,7 +10,7 @@ import torch
 from pipeline.base.fit import flattening
 from pipeline.evaluation.dataset import Dataset
 from pipeline.images import to_tensor, to_uint8
-from pipeline.metrics.identity import distance, embed
+from pipeline.metrics.identity import distance, embed, impostors
 from pipeline.metrics.landmarks import landmarks_68, lmd
 from pipeline.metrics.perceptual import PerceptualDistance
 from pipeline.restorers.protocol import Restorer
@@ -21,7 +21,8 @@ Rows = list[dict[str, Any]]
 def measure(
     restorers: Mapping[str, Restorer], curve: Rows, val: Dataset, seed: int, device: torch.device, batch: int
 ) -> dict[str, Any]:
-    """Validation figures of each restorer beside the LQ's; `flattening` of those that have rows in `curve`."""
+    """Validation figures of each restorer beside the LQ's and the chance level of identity (`impostor`); `flattening`
+    of those that have rows in `curve`."""
     assert val.hq is not None
     perceptual = PerceptualDistance("vgg", device)
     hq_identity, hq_landmarks = embed(val.hq), landmarks_68(val.hq)
@@ -38,7 +39,11 @@ def measure(
         }
 
     lq = to_tensor(val.lq)
-    metrics: dict[str, Any] = {"val": {"lq": figures(lq)}, "flattening": {}}
+    metrics: dict[str, Any] = {
+        "val": {"lq": figures(lq)},
+        "impostor": {"id_dlib": impostors(hq_identity)},
+        "flattening": {},
+    }
     for name, restorer in restorers.items():
         parts = [
             restorer.restore(images, captions, ids, seed).cpu()

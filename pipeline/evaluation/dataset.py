@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import tables
-from pipeline.images import Pixels, decode
+from pipeline.images import Pixels
 from pipeline.params import UserError
 
 
@@ -42,7 +42,7 @@ def from_tables(faces: Path | str, degraded: Path | str, split: str = "test") ->
     if missing := [face_id for face_id in ids if face_id not in lq]:
         raise UserError(f"{degraded}: face {missing[0]} is missing; rerun `dvc repro degrade`")
     hq = tuple(
-        decode(cell["bytes"], f"{faces}: row {face_id}") for face_id, cell in zip(ids, frame["image"], strict=True)
+        tables.image_in(tables.FACES, faces, face_id, cell) for face_id, cell in zip(ids, frame["image"], strict=True)
     )
     size = min(min(image.shape[:2]) for image in hq)
     return Dataset(split, ids, tuple(frame["caption"]), tuple(lq[face_id] for face_id in ids), hq, size)

@@ -12,7 +12,7 @@ import torch
 
 from pipeline import tables
 from pipeline.evaluation.dataset import Dataset, aligned
-from pipeline.images import Pixels, decode, encode_png, to_tensor, to_uint8
+from pipeline.images import Pixels, encode_png, to_tensor, to_uint8
 from pipeline.runtime import progress, stable_seed
 from pipeline.tables import IMAGE, Table
 
@@ -71,9 +71,8 @@ def by_model(rows: Sequence[Mapping[Any, Any]], where: str) -> dict[str, dict[in
     """RESTORED rows → decoded images by model, sample and face id."""
     images: dict[str, dict[int, dict[str, Pixels]]] = {}
     for row in rows:
-        at = f"{where}: row {row['model']} {row['face_id']}"
         by_sample = images.setdefault(row["model"], {}).setdefault(int(row["sample"]), {})
-        by_sample[row["face_id"]] = decode(row["image"]["bytes"], at)
+        by_sample[row["face_id"]] = tables.image_in(RESTORED, where, f"{row['model']} {row['face_id']}", row["image"])
     return images
 
 

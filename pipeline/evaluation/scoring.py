@@ -310,7 +310,7 @@ def impostor(scorer: Scorer, dataset: Dataset, names: Sequence[str]) -> dict[str
     """
     if "id_dlib" not in names or dataset.hq is None or len(dataset.ids) < 2:
         return {}
-    return {"id_dlib": identity.impostors(scorer.embed("dlib", dataset.hq)) | {"n": len(dataset.ids)}}
+    return {"id_dlib": identity.impostors(scorer.embed("dlib", dataset.hq))}
 
 
 def provenance(names: Sequence[str], rewards: Mapping[str, Reward]) -> dict[str, Any]:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from PIL import Image
 
 from pipeline.faces.detection import alignment, frontal_score, load_detector, warp
 from pipeline.faces.params import FacesParams
@@ -37,7 +33,7 @@ class Reader:
         """The faces of the file `name` (relative to the folder), or why there are none."""
         try:
             data = (self.folder / name).read_bytes()
-            image = decode_file(data, name)
+            image = decode(data, name)
             caption = read_caption(self.folder / name)
             group = self._group(name, data)
             crops = self._aligned(image) if self.params.aligned else self._photo(image)
@@ -112,21 +108,6 @@ def folder_faces(params: FacesParams, image_size: int) -> tuple[list[Face], list
     found = list(rejects.values())
     check_rejects(folder, looked_at, len(faces), found, params.max_rejected)
     return list(faces.values())[: params.count], found
-
-
-def decode_file(data: bytes, where: str) -> Pixels:
-    """`decode` for files of any origin: UserError also for 16-bit and float grey (which would clip to white) and for
-    metadata that PIL stumbles over.
-    """
-    try:
-        image = decode(data, where)
-        with Image.open(io.BytesIO(data)) as opened:
-            mode = opened.mode
-    except (struct.error, TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
-        raise UserError(f"{where}: not a readable image ({error})") from None
-    if mode == "F" or mode.startswith("I"):
-        raise UserError(f"{where}: {mode} pixels of more than 8 bit; save it as 8-bit RGB")
-    return image
 
 
 def image_names(folder: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """What every metric is, as data: what it needs, which way is better, from which size it is valid, who has used it.
 
-Beside these, `pyiqa:NAME` is any image metric of pyiqa by its own name, with pyiqa's defaults. Roles say what a metric
+Beside these, `pyiqa:NAME` is any image metric of pyiqa by its own name, with pyiqa's defaults, and `pyiqa:blind` among
+the features stands for every other blind one whose weights are on disk. Roles say what a metric
 may still prove: "held_out" is only what is in no loss, label or SVM and has selected no checkpoint (recipes were
 compared on split val with it in view). ArcFace's angles are not: official GFPGAN was trained with that network in its
 loss. Left out on purpose: pyiqa's `mad` and `maniqa` (`REFUSED`); an identity angle of dlib's embedding, which was
@@ -20,6 +21,7 @@ Needs = Literal["blind", "lq", "reference", "set"]
 ROLES = frozenset({"in_loss", "in_labels", "in_svm", "selects", "held_out"})
 STANDARD, VQFR = "standard", "VQFR-compatible"  # protocols: ours, and that behind the published tables (method.md 6)
 PYIQA = "pyiqa:"  # prefix of metrics taken from pyiqa by name
+PYIQA_BLIND = f"{PYIQA}blind"  # as a feature: all blind metrics of pyiqa with weights on disk that aren't named here
 TWINS = {"stlpips": "stlpips_alex", "stlpips-vgg": "stlpips_vgg"}  # pyiqa's names of what is computed elsewhere here
 REFUSED = {  # of pyiqa, by its names: what they say is wrong here
     "mad": "it gives 0.0 for plainly noisy pairs of 64 px",
@@ -198,6 +200,9 @@ _SETS = (
 SET_METRICS: dict[str, Metric] = {metric.name: metric for metric in _SETS}
 
 
+_OF_SETS = frozenset({"fid", "sfid", "fid_dinov2", "inception_score"})  # of pyiqa, among its metrics of images
+
+
 def known(names: Iterable[str], where: str) -> list[Metric]:
     """The metrics of these names. Raises UserError, starting with `where`, for a name that is not in the catalogue."""
     found = []
@@ -216,6 +221,15 @@ def get(name: str) -> Metric:
     return METRICS[name] if name in METRICS else SET_METRICS[name]
 
 
+def other_blind() -> list[str]:
+    """`pyiqa:NAME` of every blind image metric that pyiqa has and this catalogue neither has nor refuses."""
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+
+    ours = {metric.pyiqa for metric in _ALL} | set(METRICS) | set(REFUSED) | _OF_SETS
+    names = [name for name, config in DEFAULT_CONFIGS.items() if config["metric_mode"] == "NR" and name not in ours]
+    return [f"{PYIQA}{name}" for name in sorted(names)]
+
+
 @cache
 def _of_pyiqa(name: str) -> Metric:
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
@@ -223,7 +237,7 @@ def _of_pyiqa(name: str) -> Metric:
     if name in REFUSED:
         raise UserError(f"{PYIQA}{name} is left out: {REFUSED[name]}")
     config = DEFAULT_CONFIGS.get(name, {})
-    if config.get("metric_mode") not in ("FR", "NR") or name in ("fid", "inception_score"):
+    if config.get("metric_mode") not in ("FR", "NR") or name in _OF_SETS:
         raise UserError(f"{PYIQA}{name}: pyiqa has no image metric `{name}`; `pyiqa -ls` lists its names")
     needs: Needs = "reference" if config["metric_mode"] == "FR" else "blind"
     same = (one.roles for one in METRICS.values() if one.pyiqa == name or one.name == TWINS.get(name))

@@ -5,7 +5,9 @@ pyiqa (PolyForm Noncommercial) stays behind this module and `perceptual.py`.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +22,7 @@ from pipeline.compat import dlib_weights
 from pipeline.images import Pixels
 from pipeline.metrics import awing, landmarks, regions, signal, vqfr
 from pipeline.metrics import weights as stored
-from pipeline.metrics.catalogue import PYIQA, REWARDS, Metric, get, known
+from pipeline.metrics.catalogue import PYIQA, PYIQA_BLIND, REWARDS, Metric, get, known, other_blind
 from pipeline.metrics.embeddings import COMPARED, EMBEDDERS, one_thread
 from pipeline.metrics.frechet import FEATURES, FFHQ
 from pipeline.metrics.perceptual import PerceptualDistance, weights_file
@@ -58,6 +60,28 @@ def available(names: Sequence[str], size: int) -> tuple[list[str], dict[str, str
     return [name for name in names if name not in absent], absent
 
 
+def expand(names: Sequence[str]) -> list[str]:
+    """`names` with `pyiqa:blind` replaced by those blind metrics of pyiqa whose weights are on disk."""
+    found = [one for name in names for one in (_blind_on_disk() if name == PYIQA_BLIND else [name])]
+    return list(dict.fromkeys(found))
+
+
+def _blind_on_disk() -> list[str]:
+    if not any(file.is_file() for file in stored.HUB.rglob("*")):
+        return []  # sixty networks need not be built to learn that
+    return [name for name in other_blind() if _files(name.removeprefix(PYIQA))]
+
+
+def _files(name: str) -> tuple[Path, ...]:
+    """The files under HUB that pyiqa's metric is made of; none where one is missing."""
+    said = io.StringIO()  # "Downloading …", which nothing does
+    try:
+        with redirect_stdout(said), redirect_stderr(said):
+            return stored.pyiqa_model(name, (), "cpu")[1]
+    except Exception:  # whatever its code raises without its weights
+        return ()
+
+
 def absence(metric: Metric, size: int) -> str:
     """Why a metric can't be computed on images whose shorter side is `size`; empty where it can."""
     if metric.name in REWARDS:
@@ -72,16 +96,24 @@ def absence(metric: Metric, size: int) -> str:
 
 @cache
 def _trial(metric: Metric, size: int) -> str:
-    """What stops a metric taken from pyiqa by name, of which nothing is known before it is tried, on a grey ramp."""
+    """What stops a metric taken from pyiqa by name, of which nothing is known before it is tried.
+
+    It must be finite on a textured image and on the same one blurred, and tell them apart.
+    """
     name = str(metric.pyiqa)
-    ramp = torch.linspace(0, 1, size).expand(1, 3, size, size)
+    rng = np.random.default_rng(0)
+    texture = torch.from_numpy(rng.random((1, 3, size, size), dtype=np.float32)) * torch.linspace(0.2, 1, size)
+    blurred = torch.nn.functional.avg_pool2d(texture, 3, stride=1, padding=1)
     try:
         model, _ = stored.pyiqa_model(name, (), "cpu")
-        model(ramp) if metric.needs == "blind" else model(ramp, ramp)
+        with torch.no_grad():
+            values = [float(model(x) if metric.needs == "blind" else model(x, texture)) for x in (texture, blurred)]
     except UserError as error:
         return f"{error}; {FETCH.format(name, stored.HUB)}"
     except Exception as error:  # whatever its code raises on such an image, or without its weights
         return f"pyiqa's {name} does not run on {size} px here: {' '.join(str(error).split())[:200]}"
+    if not np.isfinite(values).all() or values[0] == values[1]:
+        return f"pyiqa's {name} gives {values[0]:g} for a texture of {size} px and {values[1]:g} for it blurred"
     return ""
 
 

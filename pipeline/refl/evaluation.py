@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.images import Pixels, to_tensor, to_uint8
-from pipeline.metrics.identity import distance, embed
+from pipeline.metrics.identity import distance, embed, impostors
 from pipeline.metrics.landmarks import landmarks_68, lmd
 from pipeline.metrics.perceptual import PerceptualDistance
 from pipeline.restorers.protocol import Restorer
@@ -39,6 +39,7 @@ class Watcher:
         self.seed, self.batch, self.pictures = seed, batch, pictures
         self.perceptual = PerceptualDistance("vgg", frm.device)
         self.identity, self.landmarks = embed(self.hq), landmarks_68(self.hq)
+        self.impostor = {"id_dlib": impostors(self.identity)}  # what chance scores on these faces
         self.of_hq = {
             f"{name}_hq": float(np.mean(model.score(self.hq, self.captions, batch)))
             for name, model in self.rewards.items()

@@ -71,7 +71,7 @@ def train(refl: ReFL, watch: Watch, scratch: Path, name: str, log: Log | None = 
             if refl.variant.dynamic and done % params.dynamic.every == 0:
                 update = {"frm_loss": refl.update_reward(outputs)}
         except Diverged as error:
-            kept = _keep_last_good(refl, weights, best, checkpoint, scratch / "last_good")
+            kept = _keep_last_good(refl, step, weights, best, checkpoint, scratch / "last_good")
             raise UserError(f"refl {name}: {error}; lower the learning rate or the loss weights; {kept}") from None
         rows.append(figures)
         losses.append(figures["loss"])
@@ -107,30 +107,40 @@ def _means(rows: list[dict[str, float]]) -> Mapping[str, float]:
     return {name: sum(values) / len(values) for name, values in have.items()}
 
 
-def _keep_last_good(refl: ReFL, weights: Trained, best: _Kept, checkpoint: Checkpoint, folder: Path) -> str:
-    """Save a restorer with the best weights so far, else those of the last checkpoint; say where."""
-    if not best.weights:
+def _keep_last_good(
+    refl: ReFL, failed: int, weights: Trained, best: _Kept, checkpoint: Checkpoint, folder: Path
+) -> str:
+    """Save a restorer with the best weights before step `failed`, else those of the last checkpoint; say where.
+
+    An update can be the one that ruined the weights, and it shows in the next loss only: weights that were evaluated
+    just before the failed step are not trusted.
+    """
+    step, kept = (best.step, best.weights) if best.step != failed else (best.before_step, best.before)
+    if not kept:
         state = checkpoint.load()
         if state is None:
             return "no weights were kept, it had neither been evaluated nor checkpointed"
         what = f"the weights of step {state['step']}, its last checkpoint,"
     else:
-        weights.load_state_dict(best.weights)
-        what = f"the weights of step {best.step}, its {refl.params.keep} evaluation,"
+        weights.load_state_dict(kept)
+        what = f"the weights of step {step}, its {refl.params.keep} evaluation before that step,"
     if refl.accelerator.is_main_process:
         refl.restorer.save(folder)
     return f"{what} are kept in {folder} (a model for `diffusionreward restore --model`)"
 
 
 class _Kept:
-    """The weights with the smallest value so far: of a metric that is in no loss, or of −step for the last."""
+    """The weights with the smallest value so far, of a metric that is in no loss or of −step for the last; and those
+    that they replaced."""
 
     def __init__(self) -> None:
-        self.value, self.step = math.inf, 0
+        self.value, self.step, self.before_step = math.inf, 0, 0
         self.weights: dict[str, torch.Tensor] = {}
+        self.before: dict[str, torch.Tensor] = {}
 
     def offer(self, value: float, step: int, weights: Trained) -> None:
         if value < self.value:
+            self.before_step, self.before = self.step, self.weights
             self.value, self.step, self.weights = value, step, weights.state_dict()
 
     def state_dict(self) -> dict[str, Any]:

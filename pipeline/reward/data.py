@@ -94,7 +94,7 @@ def load_candidates(candidates: Path, faces: Path) -> Candidates:
             f"{wrong.face_id.iloc[0]} ({wrong.split.iloc[0]}); the reward must not see them: rerun `dvc repro restore`"
         )
     rows = zip(frame.candidate_id, frame.image, strict=True)
-    images = [decode(cell["bytes"], f"{candidates}: row {candidate_id}") for candidate_id, cell in rows]
+    images = [tables.image_in(tables.CANDIDATES, candidates, candidate_id, cell) for candidate_id, cell in rows]
     if len(sizes := {image.shape for image in images}) > 1:
         raise UserError(
             f"{candidates}: images of {len(sizes)} sizes, e.g. {sorted(sizes)[:2]}; rerun `dvc repro restore`"

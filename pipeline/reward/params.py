@@ -24,6 +24,7 @@ class RewardConfig(Params):
 
     architecture: str | Architecture  # a name OpenCLIP knows (ViT-H-14), or a configuration
     default_caption: str = Field(min_length=1)  # stands for an empty caption
+    labels: str | None = None  # whose votes it learned from: human, simulated, human+simulated; null: published weights
 
 
 class RewardParams(Params):

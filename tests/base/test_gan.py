@@ -181,6 +181,7 @@ def test_the_stage_writes_restorer_curve_and_figures(project: Path) -> None:
     assert metrics["val"]["lq"]["stlpips_vgg"] == 0  # this test's LQ is the HQ
     assert metrics["val"]["gfpgan"]["stlpips_vgg"] > 0
     assert set(metrics["flattening"]) == {"gfpgan"}
+    assert metrics["impostor"]["id_dlib"]["n"] == 2  # faces of split val
 
 
 def test_official_weights_of_another_size_are_refused(

@@ -7,10 +7,11 @@ import pyiqa
 import pytest
 import torch
 from numpy.typing import NDArray
+from pyiqa.archs.cnniqa_arch import CNNIQA
 
 from pipeline.images import Pixels, resize
 from pipeline.metrics import compute, weights
-from pipeline.metrics.catalogue import METRICS, REWARDS, ROLES, SET_METRICS, STANDARD, VQFR, get
+from pipeline.metrics.catalogue import METRICS, REWARDS, ROLES, SET_METRICS, STANDARD, VQFR, get, other_blind
 from pipeline.params import UserError, value
 from tests.metrics.faces import blurred, face, noisy
 
@@ -140,6 +141,36 @@ def test_roles_hold_out_identity_and_the_second_reward_only() -> None:
     held_out = {name for name, metric in METRICS.items() if "held_out" in metric.roles}
     assert held_out == {"id_dlib", "reward_heldout"}  # ArcFace was in official GFPGAN's loss
     assert all(METRICS[name].roles == {"held_out"} for name in held_out)
+
+
+def test_blind_metrics_of_pyiqa_come_in_when_their_weights_are_on_disk(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, faces: list[Pixels], capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(weights, "HUB", tmp_path)
+    weights.pyiqa_model.cache_clear()
+    names = ["noise", "pyiqa:blind"]
+    assert compute.expand(names) == ["noise"]
+    others = other_blind()
+    monkeypatch.setattr(compute, "other_blind", lambda: ["pyiqa:cnniqa", "pyiqa:musiq-ava"])  # all: half a minute
+    torch.manual_seed(0)
+    (tmp_path / "pyiqa").mkdir()
+    file = tmp_path / "pyiqa/CNNIQA_koniq10k-e6f14c91.pth"
+    torch.save({"params": CNNIQA(pretrained=None).state_dict()}, file)
+    assert compute.available(compute.expand(names), SIZE) == (["noise", "pyiqa:cnniqa"], {})
+    assert compute.weights("pyiqa:cnniqa") == [file]
+    assert np.ptp(compute.score(["pyiqa:cnniqa"], faces)["pyiqa:cnniqa"]) > 0
+    assert "Downloading" not in "".join(capfd.readouterr())
+    named = {one.removeprefix("pyiqa:") for one in others}
+    assert {"musiq-ava", "arniqa", "liqe"} <= named
+    assert not named & {"musiq", "maniqa", "entropy", "fid", "inception_score"}  # ours, refused, of sets
+
+
+def test_a_metric_of_pyiqa_that_says_nothing_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "pyiqa_model", lambda *_: (lambda *images: torch.tensor(0.5), ()))
+    compute._trial.cache_clear()
+    _, absent = compute.available(["pyiqa:gmsd"], SIZE)
+    compute._trial.cache_clear()
+    assert "gives 0.5 for a texture of 64 px and 0.5 for it blurred" in absent["pyiqa:gmsd"]
 
 
 def test_metrics_of_pyiqa_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, faces: list[Pixels]) -> None:

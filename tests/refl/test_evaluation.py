@@ -24,6 +24,8 @@ def test_an_evaluation_reports_both_rewards_beside_those_of_the_originals_and_sh
         "val_lmd_68",
         "val_stlpips_vgg",
     ]
+    assert watch.impostor["id_dlib"]["n"] == 4
+    assert watch.impostor["id_dlib"]["p5"] <= watch.impostor["id_dlib"]["mean"]
     of_hq = frm.score(dataset.hq[:4], dataset.captions[:4], 4)  # type: ignore[index]
     assert seen.figures["val_reward_hq"] == pytest.approx(np.mean(of_hq), rel=1e-5)
     of_output = heldout.score(watch.restore(restorer), ["a face"] * 4, 4)

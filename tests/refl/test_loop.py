@@ -98,11 +98,15 @@ def test_a_broken_loss_is_a_clear_error(tmp_path: Path) -> None:
         train(trainer, scripted(iter([1.0])), tmp_path, "x")
 
 
-@pytest.mark.parametrize(("dies_at", "kept_step"), [(5, 3), (2, 2)], ids=["best evaluation", "last checkpoint"])
+@pytest.mark.parametrize(
+    ("dies_at", "distances", "kept_step"),
+    [(5, [9.0, 1.0], 3), (6, [9.0, 3.0, 1.0], 3), (2, [9.0], 2)],
+    ids=["best evaluation", "the one before, as the best may be what broke it", "last checkpoint"],
+)
 def test_what_was_good_before_the_loss_broke_is_kept_as_a_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int, kept_step: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int, distances: list[float], kept_step: int
 ) -> None:
-    trainer, original, weights = refl(), ReFL.step, {}
+    trainer, original, weights = refl(steps=8), ReFL.step, {}
 
     def step(self: ReFL, number: int):  # type: ignore[no-untyped-def]
         weights[number] = {n: p.detach().clone() for n, p in trainer.restorer.trained().named_parameters()}
@@ -113,7 +117,7 @@ def test_what_was_good_before_the_loss_broke_is_kept_as_a_model(
 
     monkeypatch.setattr(ReFL, "step", step)
     with pytest.raises(UserError, match=f"the weights of step {kept_step}, its .* are kept in .*last_good"):
-        train(trainer, scripted(iter([9.0, 1.0])), tmp_path, "x")
+        train(trainer, scripted(iter(distances)), tmp_path, "x")
     from safetensors.torch import load_file
 
     saved = load_file(tmp_path / "last_good/controlnet/diffusion_pytorch_model.safetensors")

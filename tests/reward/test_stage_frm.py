@@ -73,6 +73,7 @@ def test_stage_writes_both_models_and_the_same_bytes_twice(root: Path) -> None:
     assert set(found["heldout"]) >= {"headline", "anchors", "by_restorer_pair", "calibration", "single_annotator"}
     assert found["heldout"]["trained_on"]["fit_pairs"] == found["trained_on"]["fit_pairs"] == 24
     reward, heldout = (FaceRewardModel.from_pretrained(root / "data/frm" / name) for name in ("reward", "heldout"))
+    assert reward.config.labels == heldout.config.labels == "simulated"
     image = [np.full((32, 32, 3), 90, np.uint8)]
     assert reward.score(image, [""], 1) != heldout.score(image, [""], 1)
     assert set(pd.read_csv(root / "plots/frm_training.csv").model) == {"reward", "heldout"}
