@@ -52,7 +52,8 @@ def main() -> None:
         }
     hq = known.candidates.frame[known.candidates.frame.face_id.isin(test.face_id)].query("restorer == 'hq'")
     models = {"reward": params.reward, "heldout": params.heldout}
-    kinds = "+".join(sorted(set(known.votes.annotator_kind)))
+    taught_by = {name: known.taught_by(model, prior_votes, f"frm.{name}") for name, model in models.items()}
+    judges = "+".join(sorted(set(known.votes[known.votes.pair_id.isin(head.pair_id)].annotator_kind)))
     labels = {name: known.labelled(model, prior_votes, f"frm.{name}") for name, model in models.items()}
     for path in (model.pretrained for model in models.values() if model.pretrained):
         check_official(path)  # before hours of training, not between two
@@ -65,10 +66,11 @@ def main() -> None:
         model, curve = train(
             reward, params.training, params.default_caption, known.candidates, labels[name], seed, scratch, device()
         )
-        model.config = model.config.model_copy(update={"labels": kinds})
+        model.config = model.config.model_copy(update={"labels": taught_by[name]})
         model.save_pretrained(MODELS / name)
         difference = reward_differences(model, known.candidates, test, params.evaluation.batch_size)
         found[name], table = judge(test, difference, float(model.logit_scale), known.votes, params.evaluation, seed)
+        found[name] |= {"labels": taught_by[name], "judged_by": judges}  # the headline's pairs have votes of their own
         found[name]["robustness"], fall = robustness(model, *known.candidates.take(hq.row), params.evaluation, seed)
         found[name]["trained_on"] = {"fit_pairs": int((labels[name].split == "fit").sum()), "steps": curve[-1]["step"]}
         for plot, rows in (("training", curve), ("calibration", table), ("robustness", fall)):
@@ -76,7 +78,7 @@ def main() -> None:
 
     if len(head) < (enough := params.evaluation.min_pairs):
         print(f"warning: the headline has {len(head)} of {enough} pairs: no evidence", file=sys.stderr)
-    write_json(SUMMARY, {**found["reward"], **others, "heldout": found["heldout"], "labels": kinds})
+    write_json(SUMMARY, {**found["reward"], **others, "heldout": found["heldout"]})
     for plot, frames in plots.items():
         write_text(PLOTS / f"frm_{plot}.csv", pd.concat(frames).to_csv(index=False, float_format="%.6g"))
     shutil.rmtree(SCRATCH, ignore_errors=True)

@@ -41,7 +41,7 @@ def main() -> None:
         return correct(reward_differences(trained, known.candidates, head, frm.evaluation.batch_size), head.p_a)
 
     entries = learning_curve(labels, judge, head.face_id, params, seed, frm.evaluation.resamples)
-    kinds = "+".join(sorted(set(known.votes.annotator_kind)))
+    kinds = known.taught_by(frm.reward, prior_votes, "frm.reward")
     write_json(SUMMARY, {"steps": params.steps, "seeds": params.seeds, "labels": kinds, "shares": entries})
     write_text(PLOT, pd.DataFrame(curve_rows(entries)).to_csv(index=False, float_format="%.6g"))
     shutil.rmtree(SCRATCH, ignore_errors=True)

@@ -44,6 +44,11 @@ def main(
     gan, seed, name = load("gan", GanParams), int(value("seed")), f"{restorer}-{variant}"
     logs = load("runtime", RuntimeParams).logs
     accelerator = Accelerator(cpu=device().type == "cpu", kwargs_handlers=[WAIT])
+    if accelerator.mixed_precision not in ("no", params.precision) or accelerator.gradient_accumulation_steps != 1:
+        raise UserError(
+            f"accelerate's own precision and accumulation are not used: leave them out of its config and set refl."
+            f"{restorer}.precision and .accumulation"
+        )
     training = from_tables(FACES, DEGRADED, "train")
     require_split(training, "train", "refl")
     faces, held_out = images_of(training), images_of(from_tables(FACES, DEGRADED, "val"))

@@ -90,7 +90,8 @@ def standing_votes(events: pd.DataFrame, known_pairs: Iterable[str]) -> tuple[pd
     unique = events.drop_duplicates()
     kept = unique[unique["undone_by"].fillna("").eq("")]
     undone = len(unique) - len(kept)
-    here = kept["pair_id"].isin(set(known_pairs))
+    # a skip judges nothing, so nobody looked up what its round shows: it is on a pair all the same
+    here = kept["pair_id"].isin(set(known_pairs)) | (kept["winner"].eq("skip") & kept["round_id"].ne(""))
     unknown = kept[~here]
     ordered = kept[here].sort_values(["at", "event_id"])
     last = ordered.drop_duplicates(["annotator", "pair_id"], keep="last")

@@ -20,6 +20,7 @@ LQ_NAMES = ("lq", "input", "low_quality", "celeba_512_validation_lq")
 # of the folders that the sets are handed out in
 PUBLISHED = {"celebatest": 3000, "lfwtest": 1711, "webphototest": 407, "widertest": 970}
 PUBLISHED |= {"celeba512validation": 3000, "lfwcroppedfaces": 1711}
+PUBLISHED_SIDE = 512  # px of their images
 Files = Mapping[str, Path]  # image files by name without suffix
 
 
@@ -117,7 +118,7 @@ def read(dataset: Path, results: Sequence[Path], only_common: bool, name: str = 
     if width != height:
         raise UserError(f"{dataset}: images are {width} × {height} px; crop them to squares (aligned faces) first")
     name = name or dataset.resolve().name
-    published, counted = _published(name, len(lq))
+    published, counted = _published(name, len(names), width)
     return Opened(
         _dataset(name, names, lq, hq, width),
         {
@@ -138,7 +139,7 @@ def open_set(name: str, lq_path: str, hq_path: str | None, size: int, resized: b
     lq, hq = find(lq_folder), (find(hq_folder) if hq_folder else None)
     names, notes = _common(lq, {hq_folder: hq} if hq_folder and hq is not None else {}, only_common=False)
     width, height = _one_size([files[one] for one in names for files in (lq, hq) if files])
-    published, counted = _published(name, len(lq))
+    published, counted = _published(name, len(names), width)
     if (width, height) != (size, size):
         said = f"{lq_folder}: images are {width} × {height} px, the models' {size} × {size}"
         if width != height:
@@ -175,13 +176,16 @@ def _common(lq: Files, sources: Mapping[Path, Files], only_common: bool) -> tupl
     return names, notes
 
 
-def _published(name: str, count: int) -> tuple[int | None, list[str]]:
-    """How many images the published set of this name has, and a note where `count` is another number."""
+def _published(name: str, count: int, side: int) -> tuple[int | None, list[str]]:
+    """How many images the published set of this name has, and notes where `count` scored images of `side` px differ."""
     letters = "".join(letter for letter in name.lower() if letter.isalnum())
     expected = next((number for usual, number in PUBLISHED.items() if letters.startswith(usual)), None)
-    if expected is None or expected == count:
-        return expected, []
-    return expected, [f"{name}: {count} images, the published {name} has {expected}: not comparable with papers"]
+    notes = []
+    if expected not in (None, count):
+        notes.append(f"{name}: {count} images, the published {name} has {expected}: not comparable with papers")
+    if expected is not None and side != PUBLISHED_SIDE:
+        notes.append(f"{name}: images of {side} px, the published {name} has {PUBLISHED_SIDE} px: not comparable")
+    return expected, notes
 
 
 def _one_size(paths: Sequence[Path]) -> tuple[int, int]:

@@ -25,7 +25,7 @@ PYIQA_BLIND = f"{PYIQA}blind"  # as a feature: all blind metrics of pyiqa with w
 TWINS = {"stlpips": "stlpips_alex", "stlpips-vgg": "stlpips_vgg"}  # pyiqa's names of what is computed elsewhere here
 REFUSED = {  # of pyiqa, by its names: what they say is wrong here
     "mad": "it gives 0.0 for plainly noisy pairs of 64 px",
-    "maniqa": "it scores random crops, and fetches a backbone from a model hub",
+    **dict.fromkeys(("maniqa", "maniqa-kadid", "maniqa-pipal"), "it fetches a backbone from a model hub"),
 }
 
 
@@ -242,4 +242,6 @@ def _of_pyiqa(name: str) -> Metric:
     needs: Needs = "reference" if config["metric_mode"] == "FR" else "blind"
     same = (one.roles for one in METRICS.values() if one.pyiqa == name or one.name == TWINS.get(name))
     roles, higher = frozenset[str]().union(*same), not config.get("lower_better", False)
-    return Metric(f"{PYIQA}{name}", f"pyiqa's {name}", higher, needs, roles=roles, pyiqa=name)
+    # a checkpoint of TOPIQ's holds the backbone as well
+    options = (("backbone_pretrain", False),) if name.startswith("topiq_") else ()
+    return Metric(f"{PYIQA}{name}", f"pyiqa's {name}", higher, needs, roles=roles, pyiqa=name, options=options)

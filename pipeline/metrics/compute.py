@@ -5,9 +5,7 @@ pyiqa (PolyForm Noncommercial) stays behind this module and `perceptual.py`.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,25 +59,18 @@ def available(names: Sequence[str], size: int) -> tuple[list[str], dict[str, str
 
 
 def expand(names: Sequence[str]) -> list[str]:
-    """`names` with `pyiqa:blind` replaced by those blind metrics of pyiqa whose weights are on disk."""
+    """`names` with `pyiqa:blind` replaced by those blind metrics of pyiqa that find weights on disk.
+
+    One that finds some of its files only, or a broken one, is among them: `available` says what is wrong with it.
+    """
     found = [one for name in names for one in (_blind_on_disk() if name == PYIQA_BLIND else [name])]
     return list(dict.fromkeys(found))
 
 
 def _blind_on_disk() -> list[str]:
-    if not any(file.is_file() for file in stored.HUB.rglob("*")):
+    if not stored.HUB.is_dir() or not any(stored.HUB.iterdir()):
         return []  # sixty networks need not be built to learn that
-    return [name for name in other_blind() if _files(name.removeprefix(PYIQA))]
-
-
-def _files(name: str) -> tuple[Path, ...]:
-    """The files under HUB that pyiqa's metric is made of; none where one is missing."""
-    said = io.StringIO()  # "Downloading …", which nothing does
-    try:
-        with redirect_stdout(said), redirect_stderr(said):
-            return stored.pyiqa_model(name, (), "cpu")[1]
-    except Exception:  # whatever its code raises without its weights
-        return ()
+    return [name for name in other_blind() if stored.reads_hub(name.removeprefix(PYIQA), get(name).options)]
 
 
 def absence(metric: Metric, size: int) -> str:
@@ -98,14 +89,15 @@ def absence(metric: Metric, size: int) -> str:
 def _trial(metric: Metric, size: int) -> str:
     """What stops a metric taken from pyiqa by name, of which nothing is known before it is tried.
 
-    It must be finite on a textured image and on the same one blurred, and tell them apart.
+    It must be finite on a textured image and on the same one blurred and tell them apart; one that compares with a
+    reference must score the reference itself better.
     """
     name = str(metric.pyiqa)
     rng = np.random.default_rng(0)
     texture = torch.from_numpy(rng.random((1, 3, size, size), dtype=np.float32)) * torch.linspace(0.2, 1, size)
     blurred = torch.nn.functional.avg_pool2d(texture, 3, stride=1, padding=1)
     try:
-        model, _ = stored.pyiqa_model(name, (), "cpu")
+        model, _ = stored.pyiqa_model(name, metric.options, "cpu")
         with torch.no_grad():
             values = [float(model(x) if metric.needs == "blind" else model(x, texture)) for x in (texture, blurred)]
     except UserError as error:
@@ -114,6 +106,8 @@ def _trial(metric: Metric, size: int) -> str:
         return f"pyiqa's {name} does not run on {size} px here: {' '.join(str(error).split())[:200]}"
     if not np.isfinite(values).all() or values[0] == values[1]:
         return f"pyiqa's {name} gives {values[0]:g} for a texture of {size} px and {values[1]:g} for it blurred"
+    if metric.needs == "reference" and (values[0] > values[1]) != metric.higher_is_better:
+        return f"pyiqa's {name} prefers a blurred texture of {size} px to the original itself"
     return ""
 
 
@@ -132,7 +126,7 @@ def weights(name: str) -> list[Path]:
     if name.startswith("stlpips_"):
         return [weights_file("vgg" if name == "stlpips_vgg" else "alex")]
     if name.startswith(PYIQA):
-        return list(stored.pyiqa_model(str(metric.pyiqa), (), "cpu")[1])
+        return list(stored.pyiqa_model(str(metric.pyiqa), metric.options, "cpu")[1])
     return [stored.HUB / file for file in metric.weights]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -56,27 +57,42 @@ def pyiqa_model(name: str, options: tuple[tuple[str, object], ...], device: str)
         return pyiqa.create_metric(name, device=torch.device(device), **dict(options)), tuple(used)
 
 
+def reads_hub(name: str, options: tuple[tuple[str, object], ...]) -> bool:
+    """Whether pyiqa's metric finds any of its files under HUB, even where another one is missing or broken."""
+    import pyiqa
+
+    said = io.StringIO()  # "Downloading …", which nothing does
+    with redirect_stdout(said), redirect_stderr(said), offline() as used, suppress(Exception):
+        pyiqa.create_metric(name, device=torch.device("cpu"), **dict(options))
+    return bool(used)
+
+
 @contextmanager
 def offline() -> Iterator[list[Path]]:
     """pyiqa and torch.hub look into HUB and nowhere else; yields the list of the files that they are given there."""
     import pyiqa.archs  # noqa: F401  its modules are loaded before their way to the network is replaced
+    import scipy.io
     from huggingface_hub import constants
     from pyiqa.utils import download_util
 
     used: list[Path] = []
-    true_load = torch.load
 
-    def noted(file: Any, *rest: Any, **options: Any) -> Any:
-        if isinstance(file, (str, Path)) and Path(file).resolve().is_relative_to(HUB.resolve()):
-            used.append(Path(file))
-        return true_load(file, *rest, **options)
+    def noting(load: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(file: Any, *rest: Any, **options: Any) -> Any:
+            # not resolved: HUB, or files in it, may be links to where they were downloaded
+            if isinstance(file, (str, Path)) and Path(file).absolute().is_relative_to(HUB.absolute()):
+                used.append(Path(file))
+            return load(file, *rest, **options)
+
+        return noted
 
     def refuse(url: Any, target: Any = "", *_: Any, **__: Any) -> Any:
         wanted = Path(str(target) or str(getattr(url, "full_url", url))).name
         raise UserError(f"its weights are not on disk: {wanted}")
 
     replaced = [
-        (torch, "load", noted),
+        (torch, "load", noting(torch.load)),
+        (scipy.io, "loadmat", noting(scipy.io.loadmat)),
         (torch.hub, "download_url_to_file", refuse),
         (download_util, "download_url_to_file", refuse),
         (download_util, "DEFAULT_CACHE_DIR", str(HUB / "pyiqa")),

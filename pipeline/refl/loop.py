@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 from pipeline.params import UserError
 from pipeline.refl.evaluation import Evaluation
@@ -54,6 +54,7 @@ def train(refl: ReFL, watch: Watch, scratch: Path, name: str, log: Log | None = 
         return broadcast_object_list(shared)[0]
 
     state = checkpoint.load()
+    _require_one_step(refl, state["step"] if state else 0, checkpoint.path)
     log.resume(state["step"] if state else -1)
     if state is None:
         # the untrained start is shown but not offered: what a run keeps is a trained model, the base stands beside it
@@ -71,6 +72,7 @@ def train(refl: ReFL, watch: Watch, scratch: Path, name: str, log: Log | None = 
             if refl.variant.dynamic and done % params.dynamic.every == 0:
                 update = {"frm_loss": refl.update_reward(outputs)}
         except Diverged as error:
+            log.close()
             kept = _keep_last_good(refl, step, weights, best, checkpoint, scratch / "last_good")
             raise UserError(f"refl {name}: {error}; lower the learning rate or the loss weights; {kept}") from None
         rows.append(figures)
@@ -90,6 +92,13 @@ def train(refl: ReFL, watch: Watch, scratch: Path, name: str, log: Log | None = 
     weights.load_state_dict(best.weights)
     log.close()
     return curve
+
+
+def _require_one_step(refl: ReFL, step: int, path: Path) -> None:
+    """Raise UserError where processes go on from different steps: they would wait for each other for ever."""
+    steps = gather_object([step])
+    if len(set(steps)) > 1:
+        raise UserError(f"{path}: processes would go on from steps {steps}; every node must see the same .scratch")
 
 
 def refuse_explosion(step: int, loss: float, before: list[float], limit: ExplosionParams | None) -> None:
@@ -118,8 +127,8 @@ def _keep_last_good(
     step, kept = (best.step, best.weights) if best.step != failed else (best.before_step, best.before)
     if not kept:
         state = checkpoint.load()
-        if state is None:
-            return "no weights were kept, it had neither been evaluated nor checkpointed"
+        if state is None or state["step"] == failed:
+            return "no weights were kept: it had no evaluation or checkpoint before that step"
         what = f"the weights of step {state['step']}, its last checkpoint,"
     else:
         weights.load_state_dict(kept)

@@ -171,9 +171,10 @@ class ReFL:
         figures = self._average_figures({name: sum(row[name] for row in rows) / len(rows) for name in rows[0]})
         overflow = self.scaler.is_enabled() and not math.isfinite(norm)  # fp16: the scaler skips the step, scales less
         figures |= {} if overflow else {"grad_norm": norm}
-        if not all(math.isfinite(value) for value in figures.values()):
+        hopeless = overflow and self.scaler.get_scale() < 1  # scaled down, not up, and still no finite gradient
+        if hopeless or not all(math.isfinite(value) for value in figures.values()):
             self.optimizer.zero_grad()
-            raise Diverged(f"step {number}: the loss or its gradient is not finite ({figures})")
+            raise Diverged(f"step {number}: the loss or its gradient is not finite ({figures | {'grad_norm': norm}})")
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return figures, outputs

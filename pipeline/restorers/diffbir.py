@@ -20,6 +20,7 @@ from torch import nn
 from pipeline.params import UserError
 from pipeline.restorers.cleaner import Cleaner, cleaner_from
 from pipeline.restorers.denoiser import Denoiser
+from pipeline.restorers.hooks import drift
 from pipeline.restorers.protocol import Prediction, Rollout, RolloutSettings
 from pipeline.restorers.schedule import ddim_step, timesteps
 from pipeline.runtime import atomic, noise_like_ids, write_json
@@ -173,9 +174,8 @@ class DiffBIR(nn.Module):
             raise RuntimeError("predict needs start_training()")
         with torch.no_grad():
             anchors = self.controls(self.frozen, latents, time, condition, prompts)
-        drift = [(control - anchor).square().mean() for control, anchor in zip(controls, anchors, strict=True)]
         gain = self.denoiser.gain(rollout.timestep)
-        return Prediction(self.denoiser.decode(x0), torch.stack(drift).sum(), x0.detach(), gain)
+        return Prediction(self.denoiser.decode(x0), drift(controls, anchors), x0.detach(), gain)
 
     def renoise(self, rollout: Rollout, latents: torch.Tensor, rng: torch.Generator) -> Rollout:
         """x_t = sqrt(ᾱ)·x0 + sqrt(1 − ᾱ)·noise at the rollout's timestep (DRaFT-LV, Clark et al. 2024)."""

@@ -110,7 +110,7 @@ class GFPGAN(nn.Module):
             images = self.decode(encoding, rollout.latents)
         with torch.no_grad(), Outputs(_layers(self.frozen)) as anchors:
             self.decode(encoding, rollout.latents, self.frozen)
-        return Prediction(images, drift(outputs, anchors))
+        return Prediction(images, drift(outputs.kept, anchors.kept))
 
     def trained(self) -> nn.Module:
         """The decoder."""

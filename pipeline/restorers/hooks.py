@@ -28,7 +28,8 @@ class Outputs:
             hook.remove()
 
 
-def drift(now: Outputs, then: Outputs) -> torch.Tensor:
-    """Σ_k mean((h_k − h_k^frozen)²), a scalar."""
-    pairs = zip(now.kept, then.kept, strict=True)
-    return torch.stack([(a - b).square().mean() for a, b in pairs]).sum()
+def drift(now: Sequence[torch.Tensor], then: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Σ_k mean((h_k − h_k^frozen)²), a scalar; in fp32 at least, since squares of small differences vanish in fp16."""
+    wide = [torch.promote_types(a.dtype, torch.float32) for a in now]
+    pairs = zip(now, then, wide, strict=True)
+    return torch.stack([(a.to(kind) - b.to(kind)).square().mean() for a, b, kind in pairs]).sum()

@@ -141,7 +141,7 @@ class OSEDiff(nn.Module):
         with torch.no_grad(), Outputs(blocks) as anchors, self._frozen():
             self.x0(rollout.latents, prompts)
         images, gain = self.denoiser.decode(x0), self.denoiser.gain(self.timestep)
-        return Prediction(images, drift(outputs, anchors), x0.detach(), gain)
+        return Prediction(images, drift(outputs.kept, anchors.kept), x0.detach(), gain)
 
     def trained(self) -> nn.Module:
         """The UNet: its adapters and conv_in have `requires_grad`."""

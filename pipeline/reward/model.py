@@ -7,6 +7,7 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,10 @@ class FaceRewardModel(nn.Module):
         Raises UserError for a missing file, and for one that holds other keys or shapes than this architecture.
         """
         check_official(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError) as error:
+            raise UserError(f"{path}: not a whole checkpoint ({str(error).splitlines()[0]}); fetch it again") from None
         if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
             raise UserError(f"{path}: no `state_dict` in this checkpoint; an HPSv2 or face reward checkpoint has one")
         state = {key.removeprefix("module."): value for key, value in checkpoint["state_dict"].items()}

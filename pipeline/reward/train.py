@@ -92,7 +92,8 @@ def train(
     if training.hq_pairs:
         known = pd.concat([known, hq_pairs(candidates, faces, training.hq_pairs)], ignore_index=True)
     if training.damage.weight:
-        candidates, damaged = with_damage(candidates, faces, training.damage, seed)
+        # another model's damage is drawn anew: the held-out reward must not know the reward's by heart
+        candidates, damaged = with_damage(candidates, faces, training.damage, seed + params.seed)
         known = pd.concat([known, damaged], ignore_index=True)
     fit = known
     mixed = "bf16" if training.precision == "bf16" else "no"

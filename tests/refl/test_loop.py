@@ -90,17 +90,28 @@ def test_it_stops_after_evaluations_without_a_smaller_landmark_distance(
     assert all(torch.equal(a, b) for a, b in zip(trainer.trained, again.trained, strict=True))
 
 
-def test_a_broken_loss_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_broken_loss_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = refl()
     with torch.no_grad():
         trainer.trained[0].fill_(float("nan"))
     with pytest.raises(UserError, match=r"refl x: step 0: .* not finite .*no weights were kept"):
         train(trainer, scripted(iter([1.0])), tmp_path, "x")
+    trainer = refl(evaluate_every=2)  # and checkpoint_every: both hold what the failed step began with
+    original = ReFL.step
+
+    def step(self: ReFL, number: int):  # type: ignore[no-untyped-def]
+        if number == 2:
+            raise Diverged("step 2: gone")
+        return original(self, number)
+
+    monkeypatch.setattr(ReFL, "step", step)
+    with pytest.raises(UserError, match=r"refl y: step 2: gone.*no weights were kept"):
+        train(trainer, scripted(iter([1.0, 1.0])), tmp_path, "y")
 
 
 @pytest.mark.parametrize(
     ("dies_at", "distances", "kept_step"),
-    [(5, [9.0, 1.0], 3), (6, [9.0, 3.0, 1.0], 3), (2, [9.0], 2)],
+    [(5, [9.0, 1.0], 3), (6, [9.0, 3.0, 1.0], 3), (3, [9.0, 1.0], 2)],
     ids=["best evaluation", "the one before, as the best may be what broke it", "last checkpoint"],
 )
 def test_what_was_good_before_the_loss_broke_is_kept_as_a_model(
