@@ -160,13 +160,15 @@ def pick(
 
     Never an `frm_test` pair unless `plan.evaluation`, and then at random only: a pair picked because a model was unsure
     of it may not measure that model, so margin picks are of split `fit` alone. Gold pairs set the HQ against a
-    deliberately damaged anchor. `asked` pairs were in earlier rounds and stay out (gold may come again).
+    deliberately damaged anchor. `asked` pairs were in earlier rounds and stay out: a pair's votes are on what its round
+    shows.
 
     Raises UserError when there is nothing left to ask, or margin picks are wanted and there are no annotations.
     """
     here = pairs["split"].eq("frm_test") == plan.evaluation
     pool = with_facts(pairs[here & pairs["why"].ne("repeat")].sort_values("pair_id"), candidates).assign(repeat_of="")
-    open_ = pool[pool["gold"].eq("") & ~pool["pair_id"].isin(asked)]
+    pool = pool[~pool["pair_id"].isin(asked)]
+    open_ = pool[pool["gold"].eq("")]
     if plan.evaluation:
         open_ = open_[~open_["anchored"]]
     if open_.empty:
