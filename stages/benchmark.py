@@ -84,8 +84,7 @@ def main(
     whole["bradley_terry"]["preference"] = rankings(
         data / "votes", data / "pairs", data / "candidates", seed, params.resamples
     )
-    kinds = set(tables.read_frame(tables.VOTES, data / "votes", ["annotator_kind"])["annotator_kind"])
-    write_json(metrics_out, whole | {"restorers": costs, "labels": "+".join(sorted(kinds))})  # behind both rewards
+    write_json(metrics_out, whole | {"restorers": costs})
     write_text(plot_out, score_table(whole))
 
 

@@ -260,7 +260,8 @@ def test_a_person_votes_exports_sets_one_param_and_repro_retrains_with_their_vot
     labels = tables.read_frame(tables.ANNOTATIONS, edited / "data/annotations").set_index("pair_id")
     assert set(labels.loc[first.pair_id, "source"]) == {"human"}
     assert labels.loc[first.pair_id, "winner"].eq(first.winner.replace("both_bad", "tie").to_numpy()).all()
-    assert json.loads((edited / "metrics/frm.json").read_text())["labels"] == "human+simulated"
+    frm = json.loads((edited / "metrics/frm.json").read_text())
+    assert (frm["labels"], frm["heldout"]["labels"]) == ("human+simulated", "simulated")
     after = outputs(edited)
     for path in trained:
         files = {name for name in before if name.startswith(path) and not name.endswith(".json")}

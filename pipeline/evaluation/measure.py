@@ -85,6 +85,7 @@ def measure(
         entry["scores"] = nested(entry.pop("models"))
     about = {"n": len(dataset.ids), "size": dataset.size, "paired": dataset.hq is not None, "published": published}
     return result | {
+        "labels": {name: said for name, reward in rewards.items() if (said := reward.labels)},
         "datasets": {dataset.name: about | {"notes": list(notes), "absent": absent, "impostor": between}},
         "frechet": {dataset.name: sets},
         "diversity": {dataset.name: spread_of_samples(diversity(dataset, compared, cache), plan)},
@@ -103,7 +104,10 @@ def roles(name: str, plan: Plan) -> list[str]:
     if plan.roles is None:
         return []
     found = {*get(name).roles, *plan.roles.get(name, ())}
-    return sorted(found - {"held_out"} if found - {"held_out"} else found)
+    used = found - {"held_out"}
+    if name == "frechet_dlib" and "id_dlib" in plan.roles:  # one embedding
+        used |= set(plan.roles["id_dlib"])
+    return sorted(used or found)
 
 
 def spread_of_samples(found: dict[str, Any], plan: Plan) -> dict[str, Any]:
@@ -111,6 +115,7 @@ def spread_of_samples(found: dict[str, Any], plan: Plan) -> dict[str, Any]:
     if not found:
         return {}
     values: dict[str, Any] = found.pop("models")
+    found["roles"] = roles(found["metric"], plan)
     found["n"] = len(next(iter(values.values())))
     found["scores"] = nested({model: _mean(each, plan, "diversity", model) for model, each in values.items()})
     found["improvement"] = {
@@ -132,13 +137,18 @@ def rankings(scores: pd.DataFrame, plan: Plan) -> dict[str, Any]:
     """Bradley–Terry over all models by each reward: of one face, the model with the higher reward wins."""
     result = {}
     for judge in (name for name in REWARDS if name in scores.columns):
-        table = scores.pivot(index="face_id", columns="model", values=judge).dropna(axis=1)
+        scored = scores.pivot(index="face_id", columns="model", values=judge)
+        table = scored.dropna(axis=1)  # a model with a face that the judge could not score has no place in it
         if table.shape[1] < 2:
             continue
         names = ["/".join(map(public_name, str(model).split("/"))) for model in table.columns]
         wins, ties = bradley_terry.from_scores(table.to_numpy(dtype=np.float64))
         seed = stable_seed(plan.seed, "bradley-terry", judge)
-        about = {"label": METRICS[judge].label, "roles": roles(judge, plan)}
+        about = {
+            "label": METRICS[judge].label,
+            "roles": roles(judge, plan),
+            "unscored": scored.shape[1] - table.shape[1],
+        }
         result[judge] = about | bradley_terry.ranking(names, wins, ties, seed, plan.resamples)
     return result
 

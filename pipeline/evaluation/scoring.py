@@ -60,15 +60,17 @@ def device_name() -> str:
 
 @dataclass(frozen=True)
 class Reward:
-    """A frozen reward model and the fingerprint of its weights."""
+    """A frozen reward model, the fingerprint of its weights, and whose labels it has learnt from (null: unknown)."""
 
     model: FaceRewardModel
     code: str
+    labels: str | None = None
 
 
 def load_reward(folder: Path, on: torch.device) -> Reward:
     """The reward model saved in `folder`, for scoring."""
-    return Reward(FaceRewardModel.from_pretrained(folder, on), fingerprint(folder))
+    model = FaceRewardModel.from_pretrained(folder, on)
+    return Reward(model, fingerprint(folder), model.config.labels)
 
 
 @cache

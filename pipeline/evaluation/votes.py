@@ -19,7 +19,8 @@ WON = {"a": 1.0, "b": 0.0, "tie": 0.5}  # what `winner` gives side a
 def rankings(votes: Path, pairs: Path, candidates: Path, seed: int, resamples: int) -> dict[str, dict[str, Any]]:
     """{kind of annotator: ranking of the candidate settings, anchors and HQ left out}; faces are resampled.
 
-    Skipped votes say nothing; `both_bad` names no winner and is left out, counted as `dropped`. A kind without a vote
+    Skipped votes say nothing; `both_bad` names no winner and is left out, counted as `dropped`; so are votes on pairs
+    that only a round holds still (`elsewhere`): what they showed is none of today's candidates. A kind without a vote
     between two settings, or whose votes connect not all of them, has no entry.
     """
     said = tables.read_frame(tables.VOTES, votes, ["pair_id", "annotator_kind", "winner", "undone_by"])
@@ -33,6 +34,7 @@ def rankings(votes: Path, pairs: Path, candidates: Path, seed: int, resamples: i
     result = {}
     for kind, label in LABELS.items():
         of_kind = rows[rows["annotator_kind"].eq(kind)]
+        elsewhere = int((said["annotator_kind"].eq(kind) & ~said["pair_id"].isin(asked["pair_id"])).sum())
         decided = of_kind[of_kind["winner"].isin(list(WON))]
         names = sorted({*decided["a"], *decided["b"]})
         faces = sorted(set(decided["face_id"]))
@@ -45,5 +47,10 @@ def rankings(votes: Path, pairs: Path, candidates: Path, seed: int, resamples: i
             continue
         ties = int(decided["winner"].eq("tie").sum())
         found = bradley_terry.ranking(names, wins, ties, stable_seed(seed, "bradley-terry", kind), resamples)
-        result[kind] = {"label": label, "roles": [], "dropped": len(of_kind) - len(decided)} | found
+        result[kind] = {
+            "label": label,
+            "roles": ["in_labels"],
+            "dropped": len(of_kind) - len(decided),
+            "elsewhere": elsewhere,
+        } | found
     return result

@@ -161,7 +161,7 @@ def downloads(benchmark: Mapping[str, Any], dataset: str) -> dict[str, list[dict
     kinds = {"csv": ("CSV", "text/csv"), "tex": ("LaTeX", "application/x-tex"), "md": ("Markdown", "text/markdown")}
     found: dict[str, list[dict[str, str]]] = {}
     for file, content in formats.files(benchmark, dataset).items():
-        name, _, suffix = file.partition(".")
+        name, _, suffix = file.rpartition(".")
         label, kind = kinds[suffix]
         found.setdefault(name, []).append({"file": file, "label": label, "uri": text_uri(kind, content)})
     return found

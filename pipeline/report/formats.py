@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.report import further
-from pipeline.report.tables import ablation, columns, rows
+from pipeline.report.tables import ablation, about, columns, rows
 from pipeline.report.text import (
     NBSP,
     VERDICTS,
@@ -30,7 +31,9 @@ from pipeline.runtime import write_text
 _LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "−": "$-$"}
 _LATEX |= {"…": r"\ldots{}", "·": r"$\cdot$", "±": r"$\pm$", "<": "$<$", "×": r"$\times$", "✓": r"$\checkmark$"}
 _LATEX |= {"†": r"$\dagger$", NBSP: "~", "²": "$^2$", "æ": r"\ae{}"}
-NAMES = ("means", "comparisons", "ablation", "frechet", "win_rates", "diversity")  # of the tables
+NAMES = ("means", "comparisons", "ablation", "frechet", "win_rates", "diversity", "seeds")  # of the tables
+OF_EACH = NAMES[:2]  # that datasets beside the first have as .tex and .md, too
+ABOUT = ["roles", "protocols", "labels"]  # columns of `_about`
 Table = list[list[str]]  # the first row is the head
 
 
@@ -39,15 +42,17 @@ def write(folder: Path, benchmark: Mapping[str, Any], dataset: str) -> None:
     found = files(benchmark, dataset)
     for name, content in found.items():
         write_text(folder / name, content)
-    for name in (f"{name}.{kind}" for name in NAMES for kind in ("csv", "tex", "md")):
-        if name not in found:
-            (folder / name).unlink(missing_ok=True)
+    ours = re.compile(rf"({'|'.join(NAMES)})(-.+)?\.(csv|tex|md)")
+    for path in folder.iterdir():
+        if ours.fullmatch(path.name) and path.name not in found:
+            path.unlink()
 
 
 def files(benchmark: Mapping[str, Any], dataset: str) -> dict[str, str]:
     """The tables of NAMES that have a row, each as .csv, .tex and .md, by file name.
 
-    .tex and .md show one dataset, .csv holds the plain numbers of all (`ablation`: of the one).
+    .tex and .md show one dataset (`means-NAME` and `comparisons-NAME` every other one), .csv holds the plain numbers of
+    all (`ablation`: of the one).
     """
     tables = (
         (score_table(benchmark, dataset), score_records(benchmark)),
@@ -56,11 +61,16 @@ def files(benchmark: Mapping[str, Any], dataset: str) -> dict[str, str]:
         (_as_table(further.frechet(benchmark.get("frechet", {}), dataset)), frechet_records(benchmark)),
         (win_rate_table(benchmark), win_rate_records(benchmark)),
         (_as_table(further.diversity(benchmark.get("diversity", {}), dataset)), diversity_records(benchmark)),
+        (_as_table(further.seeds(benchmark, dataset)), seed_records(benchmark)),
     )
     found: dict[str, str] = {}
     for name, (shown, plain) in zip(NAMES, tables, strict=True):
         if len(shown) > 1:
             found |= {f"{name}.csv": csv_text(plain), f"{name}.tex": latex(shown), f"{name}.md": markdown(shown)}
+    for other in (name for name in benchmark["scores"] if name != dataset):
+        for name, table in zip(OF_EACH, (score_table, comparison_table), strict=True):
+            if len(shown := table(benchmark, other)) > 1:
+                found |= {f"{name}-{other}.tex": latex(shown), f"{name}-{other}.md": markdown(shown)}
     return found
 
 
@@ -107,52 +117,51 @@ def comparison_table(benchmark: Mapping[str, Any], dataset: str) -> Table:
 
 
 def score_records(benchmark: Mapping[str, Any]) -> Table:
-    """One row a number; `roles` are the metric's, `labels` whose votes a reward has learnt from."""
-    table = ["dataset restorer variant metric mean lo hi n dropped roles labels".split()]
+    """One row a number; `roles` and `protocols` are the metric's, `labels` whose votes a reward has learnt from."""
+    table = ["dataset restorer variant metric mean lo hi n dropped".split() + ABOUT]
     for dataset, restorers in benchmark["scores"].items():
         for restorer, variants in restorers.items():
             for variant, metrics in variants.items():
                 for metric, entry in metrics.items():
-                    roles = " ".join(benchmark["metrics"][metric]["roles"])
-                    labels = further.labels(benchmark, metric)
-                    table.append([dataset, restorer, variant, metric, *_mean(entry), roles, labels])
+                    table.append([dataset, restorer, variant, metric, *_mean(entry), *_about(benchmark, metric)])
     return table
 
 
 def ablation_records(benchmark: Mapping[str, Any], dataset: str) -> Table:
     """`score_records` of the ablation's rows, with what each variant trains with as 0 or 1."""
-    table = ["restorer variant structure reward regulariser dynamic metric mean lo hi n dropped labels".split()]
+    table = ["restorer variant structure reward regulariser dynamic metric mean lo hi n dropped".split() + ABOUT]
     for one in ablation(benchmark, dataset):
         for row in one["rows"]:
             restorer, _, variant = row["model"].partition("/")
             entries = benchmark["scores"][dataset][restorer][variant or "base"]
             marks = [str(int(on)) for _, on in row["parts"]] if row["parts"] else ["0"] * 4
             for metric, entry in entries.items():
-                labels = further.labels(benchmark, metric)
-                table.append([one["restorer"], variant or restorer, *marks, metric, *_mean(entry), labels])
+                about_metric = _about(benchmark, metric)
+                table.append([one["restorer"], variant or restorer, *marks, metric, *_mean(entry), *about_metric])
     return table
 
 
 def comparison_records(benchmark: Mapping[str, Any]) -> Table:
     """One row a difference, with both p-values (`p_holm`: corrected) and the counts of faces."""
-    table = ["dataset restorer comparison metric delta lo hi relative p p_holm verdict n dropped labels".split()]
+    table = ["dataset restorer comparison metric delta lo hi relative p p_holm verdict n dropped".split() + ABOUT]
     for dataset, restorers in benchmark["comparisons"].items():
         for restorer, compared in restorers.items():
             for name, metrics in compared.items():
                 for metric, entry in metrics.items():
                     values = (entry["delta"], *entry["ci95"], entry["relative"], entry["p"], entry["p_holm"])
                     numbers = [_number(value) for value in values]
-                    labels = further.labels(benchmark, metric)
-                    table.append([dataset, restorer, name, metric, *numbers, verdict(entry), *_counts(entry), labels])
+                    last = [verdict(entry), *_counts(entry), *_about(benchmark, metric)]
+                    table.append([dataset, restorer, name, metric, *numbers, *last])
     return table
 
 
 def frechet_records(benchmark: Mapping[str, Any]) -> Table:
     """One row a Fréchet distance of a model's images; `floor` is that of two random halves of the originals."""
-    table = ["dataset metric restorer variant value n n_reference floor roles".split()]
+    table = ["dataset metric restorer variant value n n_reference floor roles protocols".split()]
     for dataset, metrics in benchmark.get("frechet", {}).items():
         for metric, one in metrics.items():
-            shared = [str(one["n_reference"]), _number(one.get("floor")), " ".join(one.get("roles", []))]
+            shared = [str(one["n_reference"]), _number(one.get("floor"))]
+            shared += [" ".join(one.get("roles", [])), " ".join(one.get("protocols", []))]
             for restorer, variants in one["scores"].items():
                 for variant, entry in variants.items():
                     value = [_number(entry["value"]), str(entry["n"])]
@@ -187,13 +196,27 @@ def win_rate_records(benchmark: Mapping[str, Any]) -> Table:
 
 def diversity_records(benchmark: Mapping[str, Any]) -> Table:
     """One row a model: mean distance between `samples` restorations of one face."""
-    table = ["dataset metric restorer variant mean lo hi n samples".split()]
+    table = ["dataset metric restorer variant mean lo hi n samples roles".split()]
     for dataset, one in benchmark.get("diversity", {}).items():
         for restorer, variants in one.get("scores", {}).items():
             for variant, entry in variants.items():
                 numbers = [_number(value) for value in (entry["mean"], *entry["ci95"])]
-                row = [*numbers, str(entry["n"]), str(one["samples"])]
+                row = [*numbers, str(entry["n"]), str(one["samples"]), " ".join(one.get("roles", []))]
                 table.append([dataset, one["metric"], restorer, variant, *row])
+    return table
+
+
+def seed_records(benchmark: Mapping[str, Any]) -> Table:
+    """One row a model or difference (`refl-base`) and metric: mean and standard deviation over trainings, and each."""
+    table = ["dataset restorer variant metric mean std lo hi n values".split()]
+    for dataset, restorers in benchmark.get("seeds", {}).items():
+        for restorer, variants in restorers.items():
+            for variant, metrics in variants.items():
+                for metric, entry in metrics.items():
+                    numbers = (entry["mean"], entry["std"], *entry.get("ci95", (None, None)))
+                    values = " ".join(map(_number, entry["values"]))
+                    row = [*map(_number, numbers), str(entry["n"]), values]
+                    table.append([dataset, restorer, variant, metric, *row])
     return table
 
 
@@ -219,13 +242,16 @@ def latex(table: Table) -> str:
 
 
 def _metric_heads(benchmark: Mapping[str, Any]) -> list[str]:
-    heads = []
-    for column in columns(benchmark):
-        said = [label for _, label in column["roles"]]
-        said += [f"{labels} labels"] if (labels := further.labels(benchmark, column["name"])) else []
-        about = f" ({', '.join(said)})" if said else ""
-        heads.append(f"{column['label']} {column['arrow']}{about}")
-    return heads
+    return [
+        f"{column['label']} {column['arrow']}{about(column, further.labels(benchmark, column['name']))}"
+        for column in columns(benchmark)
+    ]
+
+
+def _about(benchmark: Mapping[str, Any], metric: str) -> list[str]:
+    """Roles, protocols and labels of a metric, as CSV cells."""
+    entry = benchmark["metrics"][metric]
+    return [" ".join(entry["roles"]), " ".join(entry.get("protocols", [])), further.labels(benchmark, metric)]
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -26,7 +26,8 @@ from pipeline.report.text import (
 )
 
 DIFFERENCES = {"refl-base": "ReFL − base", "refl-no_reward": "ReFL − without reward"}
-Part = dict[str, Any]  # title, intro, head and rows of a table ([label, cells], cells as text), optional chart, roles
+# title, intro, head and rows of a table ([label, cells], cells as text), optional chart, roles, name of its files
+Part = dict[str, Any]
 
 
 def gather(benchmark: Mapping[str, Any], dataset: str) -> list[Part]:
@@ -69,7 +70,7 @@ def labels(benchmark: Mapping[str, Any], name: str) -> str:
     """Whose votes (simulated, human, or both) are behind a metric or judge: rewards learn from them; "" elsewhere."""
     if name in ("simulated", "human"):
         return name
-    return str(benchmark.get("labels", "")) if name.startswith("reward") else ""
+    return str(benchmark.get("labels", {}).get(name, ""))
 
 
 def judge_label(benchmark: Mapping[str, Any], judge: str, one: Mapping[str, Any]) -> str:
@@ -91,7 +92,8 @@ def win_rates(benchmark: Mapping[str, Any]) -> list[Part]:
             bars = [(model_label(model), entry["strength"], *entry["ci95"]) for model, entry in models]
             label = one.get("label", judge)
             intro = (
-                f"{one['comparisons']:,} comparisons on {one['n']:,} faces of {dataset}, {one['ties']:,} ties. "
+                f"{one['comparisons']:,} comparisons on {one['n']:,} faces of {dataset}, {one['ties']:,} ties"
+                f"{_left_out(one)}. "
                 "Strength in logits: a difference of d means odds of e to the d of being preferred; 95 % intervals."
             )
             part = _part(f"Who wins, judged by: {label}", intro, ["expected share of wins", "strength"], rows)
@@ -99,6 +101,15 @@ def win_rates(benchmark: Mapping[str, Any]) -> list[Part]:
             simulated = "simulated" in labels(benchmark, judge)
             parts.append(part | {"chart": chart, "roles": _role_list(one), "simulated": simulated})
     return parts
+
+
+def _left_out(one: Mapping[str, Any]) -> str:
+    said = (
+        ("dropped", "votes that name no winner"),
+        ("elsewhere", "votes on pictures that are no candidates any more"),
+        ("unscored", "models that it could not score"),
+    )
+    return "".join(f"; {one[name]:,} {what} left out" for name, what in said if one.get(name))
 
 
 def diversity(content: Mapping[str, Any], dataset: str, title: str = "Diversity across seeds") -> list[Part]:
@@ -114,7 +125,8 @@ def diversity(content: Mapping[str, Any], dataset: str, title: str = "Diversity 
             against = "{} ({})".format(*difference(delta)) if delta and variant == "refl" else "–"
             rows.append((_model(restorer, variant), [*mean_and_range(entry), against]))
     intro = f"{one['label']} between {one['samples']} restorations of each of {one['n']} faces: more is more diverse."
-    return [_part(title, intro, ["mean ↑", "95 % interval", "ReFL − base (95 %)"], rows)]
+    part = _part(title, intro, ["mean ↑", "95 % interval", "ReFL − base (95 %)"], rows)
+    return [part | {"roles": _role_list(one)}]
 
 
 def seeds(benchmark: Mapping[str, Any], dataset: str) -> list[Part]:
@@ -164,8 +176,8 @@ def datasets(benchmark: Mapping[str, Any], first: str) -> list[Part]:
         said += [f"Published: {about['published']}."] if about.get("published") else []
         said += list(about.get("notes", []))
         said += [f"Absent: {metric} ({reason})." for metric, reason in about.get("absent", {}).items()]
-        head = [f"{c['label']} {c['arrow']}" for c in columns]
-        parts.append(_part(f"Dataset {name}", " ".join(said), head, rows))
+        head = [f"{c['label']} {c['arrow']}{tables.about(c, labels(benchmark, c['name']))}" for c in columns]
+        parts.append(_part(f"Dataset {name}", " ".join(said), head, rows) | {"file": f"means-{name}"})
         parts += frechet(benchmark.get("frechet", {}), name)
         parts += differences(benchmark, name)
         parts += diversity(benchmark.get("diversity", {}), name, f"Diversity across seeds, {name}")
@@ -179,11 +191,13 @@ def differences(benchmark: Mapping[str, Any], dataset: str) -> list[Part]:
         for comparison, metrics in compared.items():
             for column in tables.columns(benchmark):
                 if entry := metrics.get(column["name"]):
-                    label = f"{restorer_label(restorer)} · {comparison_label(comparison)} · {column['label']}"
+                    about = tables.about(column, labels(benchmark, column["name"]))
+                    label = f"{restorer_label(restorer)} · {comparison_label(comparison)} · {column['label']}{about}"
                     cells = [*difference(entry), percent(entry["relative"]), p_text(entry["p_holm"]) + doubt(entry)]
                     rows.append((label, [*cells, VERDICTS[verdict(entry)]]))
     head = ["difference", "95 % interval", "relative", "p (Holm)", "verdict"]
-    return [_part(f"Paired differences, {dataset}", "On the same faces.", head, rows)]
+    part = _part(f"Paired differences, {dataset}", "On the same faces.", head, rows)
+    return [part | {"file": f"comparisons-{dataset}"}]
 
 
 def _scored(benchmark: Mapping[str, Any], dataset: str, metric: str) -> bool:
@@ -191,7 +205,8 @@ def _scored(benchmark: Mapping[str, Any], dataset: str, metric: str) -> bool:
 
 
 def _part(title: str, intro: str, head: list[str], rows: list[tuple[str, list[str]]]) -> Part:
-    return {"title": title, "intro": intro, "head": head, "rows": rows, "chart": None, "roles": [], "simulated": False}
+    empty: Part = {"chart": None, "roles": [], "simulated": False, "file": ""}
+    return {"title": title, "intro": intro, "head": head, "rows": rows} | empty
 
 
 def _order(model: tuple[str, str]) -> tuple[int, str, int, str]:

@@ -71,6 +71,14 @@ def columns(benchmark: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
+def about(column: Mapping[str, Any], labels: str) -> str:
+    """What must be read with a metric's name: roles, protocol, and whose labels a reward has learnt from."""
+    said = [label for _, label in column["roles"]]
+    said += [column["protocol"]] if column["protocol"] else []
+    said += [f"{labels} labels"] if labels else []
+    return f" ({', '.join(said)})" if said else ""
+
+
 def variants(benchmark: Mapping[str, Any], dataset: str, restorer: str) -> list[str]:
     """A restorer's variants in a fixed order: base, controls, ablations, full. Repeats by seed have their own table."""
     names = [name for name in benchmark["scores"][dataset][restorer] if not _SEED.search(name)]

@@ -98,6 +98,12 @@ def test_every_event_is_accounted_for(tmp_path: Path) -> None:
     assert "also gone, gone" in problems[1]
 
 
+def test_a_skip_of_what_a_round_shows_is_a_skip_though_the_pair_is_known_to_its_round_alone() -> None:
+    events = frame(vote("e1"), vote("e2", "repeat", "skip", round_id="r1"))
+    votes, counts, problems = standing_votes(events, ["p1"])
+    assert (len(votes), counts.skipped, counts.unknown_pairs, problems) == (1, 1, 0, [])
+
+
 def test_nothing_to_complain_about_in_a_clean_file() -> None:
     votes, counts, problems = standing_votes(frame(vote("e1"), vote("e2", "p2")), ["p1", "p2"])
     assert (len(votes), counts.standing, problems) == (2, 2, [])

@@ -132,12 +132,19 @@ def test_bad_folders_are_named(work, change, message):
 def test_another_count_than_the_published_one_is_said(work, name, count):
     (work / "Set").rename(work / name)
     opened = folders.read(Path(name), [Path("near")], only_common=False)
-    said = f"{name}: 8 images, the published {name} has {count}: not comparable with papers"
-    assert (opened.notes, opened.published) == ([said], count)
+    assert opened.published == count
+    assert opened.notes == [
+        f"{name}: 8 images, the published {name} has {count}: not comparable with papers",
+        f"{name}: images of 32 px, the published {name} has 512 px: not comparable",
+    ]
+    (Path(name) / "LQ" / f"{NAMES[0]}.png").rename(Path("elsewhere.png"))  # what counts is what is scored
+    opened = folders.read(Path(name), [Path("near")], only_common=True)
+    assert opened.notes[0].startswith(f"{name}: 7 images")
 
 
 def test_the_published_count_needs_no_remark(work, monkeypatch):
     monkeypatch.setitem(folders.PUBLISHED, "lfwtest", 8)
+    monkeypatch.setattr(folders, "PUBLISHED_SIDE", 32)
     opened = folders.read(Path("Set/LQ"), [Path("near")], only_common=False, name="LFW-Test")
     assert (opened.dataset.name, opened.dataset.hq, opened.notes, opened.published) == ("LFW-Test", None, [], 8)
 

@@ -160,6 +160,16 @@ def test_blind_metrics_of_pyiqa_come_in_when_their_weights_are_on_disk(
     assert compute.weights("pyiqa:cnniqa") == [file]
     assert np.ptp(compute.score(["pyiqa:cnniqa"], faces)["pyiqa:cnniqa"]) > 0
     assert "Downloading" not in "".join(capfd.readouterr())
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "pyiqa").symlink_to(tmp_path / "pyiqa")  # weights/hub linked to where pyiqa downloads
+    monkeypatch.setattr(weights, "HUB", elsewhere)
+    weights.pyiqa_model.cache_clear()
+    assert compute.expand(names) == ["noise", "pyiqa:cnniqa"]
+    file.write_bytes(b"cut")
+    offered, absent = compute.available(compute.expand(names), SIZE + 1)  # another size: the trial is made again
+    assert offered == ["noise"]
+    assert "pyiqa's cnniqa does not run" in absent["pyiqa:cnniqa"]
     named = {one.removeprefix("pyiqa:") for one in others}
     assert {"musiq-ava", "arniqa", "liqe"} <= named
     assert not named & {"musiq", "maniqa", "entropy", "fid", "inception_score"}  # ours, refused, of sets

@@ -18,6 +18,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.params import UserError
+from pipeline.refl import loop
 from pipeline.refl.evaluation import Evaluation
 from pipeline.refl.logs import JsonLines, Log, open_log
 from pipeline.refl.loop import Watch, refuse_explosion, train
@@ -156,6 +157,14 @@ def test_an_exploding_run_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ReFL, "step", step)
     with pytest.raises(UserError, match=r"step 4: the loss exploded.*the weights of step 3"):
         train(trainer, scripted(iter([2.0, 1.0])), tmp_path, "x")
+
+
+def test_processes_that_would_go_on_from_different_steps_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "gather_object", lambda steps: [*steps, 4])
+    with pytest.raises(UserError, match=r"go on from steps \[0, 4\]; every node must see the same"):
+        train(refl(), scripted(iter([])), tmp_path, "x")
 
 
 def test_every_step_and_evaluation_is_logged_and_a_resumed_run_logs_none_twice(tmp_path: Path) -> None:

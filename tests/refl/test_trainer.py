@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -312,6 +313,10 @@ def test_an_fp16_gradient_that_overflows_skips_the_step_and_lowers_the_scale() -
     assert "grad_norm" not in figures
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.trained, strict=True))
     assert trainer.scaler.get_scale() < 1e38
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=0.5)  # where scaling down has led, and still none is finite
+    trainer.trained[0].register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(Diverged, match="step 1: the loss or its gradient is not finite"):
+        trainer.step(1)
 
 
 def test_no_reward_never_runs_the_reward_model(monkeypatch: pytest.MonkeyPatch) -> None:

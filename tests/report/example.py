@@ -205,7 +205,12 @@ def write_metrics(root: Path, rows: list[dict[str, Any]], with_further: bool) ->
         resamples=500,
         seed=0,
     )
-    write_json(root / "metrics/benchmark.json", result | {"labels": "simulated"} | (further() if with_further else {}))
+    write_json(
+        root / "metrics/benchmark.json",
+        result
+        | {"labels": dict.fromkeys(("reward_frm", "reward_heldout"), "simulated")}
+        | (further() if with_further else {}),
+    )
     for restorer in RESTORERS:
         for variant in VARIANTS[1:]:
             ends = {"val_reward": 0.25, "val_reward_heldout": 0.22, "val_id_dlib": 0.62, "val_lmd_68": 1.1}

@@ -12,7 +12,8 @@ import pytest
 
 from pipeline import tables
 from pipeline.params import UserError
-from pipeline.report.content import Inputs, gather
+from pipeline.report import formats
+from pipeline.report.content import Inputs, downloads, gather
 from pipeline.report.params import ReportParams
 from pipeline.report.provenance import dvc_md5
 from pipeline.report.render import render
@@ -166,7 +167,7 @@ def test_tables_travel_in_the_page_as_the_files_beside_it(run, page):
     links = dict(re.findall(r'<a download="([^"]+)" href="data:[^"]*;base64,([^"]+)"', page))
     beside = {path.name: path.read_bytes() for path in (run / "data/report").iterdir() if path.suffix != ".html"}
     assert {name: base64.b64decode(uri) for name, uri in links.items()} == beside
-    names = "means ablation comparisons frechet win_rates diversity".split()
+    names = "means ablation comparisons frechet win_rates diversity seeds".split()
     assert set(beside) == {f"{name}.{kind}" for name in names for kind in ("csv", "tex", "md")}
     benchmark = json.loads((run / "metrics/benchmark.json").read_text())
     for row in csv.DictReader(io.StringIO(beside["means.csv"].decode())):
@@ -213,10 +214,35 @@ def test_tables_of_whole_sets_judges_and_diversity_hold_the_metrics_numbers(run)
     for row in records("diversity"):
         entry = benchmark["diversity"]["test"]["scores"][row["restorer"]][row["variant"]]
         assert (float(row["mean"]), row["samples"]) == (pytest.approx(entry["mean"]), "3")
+    for row in records("seeds"):
+        entry = benchmark["seeds"][row["dataset"]][row["restorer"]][row["variant"]][row["metric"]]
+        assert (float(row["mean"]), float(row["std"])) == pytest.approx((entry["mean"], entry["std"]))
+        assert [float(value) for value in row["values"].split()] == entry["values"]
+    assert len(records("seeds")) == 2
     shown = (run / "data/report/win_rates.md").read_text().splitlines()
     assert len(shown) == 2 + len(records("win_rates"))
     assert shown[2].startswith("| test | Reward (held-out FRM), simulated labels | DiffBIR · base | 70.0")
     assert "two random halves of the originals" in (run / "data/report/frechet.tex").read_text()
+
+
+def test_every_dataset_has_tables_and_every_table_names_the_protocol(run, tmp_path):
+    benchmark = json.loads((run / "metrics/benchmark.json").read_text())
+    for part in ("scores", "comparisons", "improvement", "n"):
+        benchmark[part]["LFW.Test"] = benchmark[part]["test"]
+    benchmark["metrics"]["id_dlib"]["protocols"] = ["standard", "VQFR-compatible"]
+    (tmp_path / "means-gone.md").write_text("of a dataset that is no more")
+    formats.write(tmp_path, benchmark, "test")
+    written = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert {name for name in written if "-" in name} == {
+        f"{name}-LFW.Test.{kind}" for name in ("means", "comparisons") for kind in ("md", "tex")
+    }
+    for name in ("means.md", "means-LFW.Test.md", "ablation.tex", "comparisons.md"):
+        assert "(held out, standard / VQFR-compatible)" in written[name]
+    for name in ("means", "comparisons", "ablation"):
+        for row in csv.DictReader(io.StringIO(written[f"{name}.csv"])):
+            assert ("VQFR-compatible" in row["protocols"]) == (row["metric"] == "id_dlib")
+            assert row["labels"] == ("simulated" if row["metric"].startswith("reward") else "")
+    assert set(downloads(benchmark, "test")) >= {"means-LFW.Test", "comparisons-LFW.Test"}
 
 
 def test_what_a_run_lacks_leaves_no_trace_and_what_it_has_is_shown(tmp_path, page, monkeypatch):

@@ -227,6 +227,15 @@ def test_partly_locked_resnet_is_refused() -> None:
         FaceRewardModel.from_config(config).unlock(2, 0)
 
 
+def test_a_cut_checkpoint_is_one_clear_error(model: FaceRewardModel, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "HPS_v2.1_compressed.pt", tmp_path / "cut.pt"
+    torch.save({"state_dict": model.clip.state_dict()}, whole)
+    for content in (whole.read_bytes()[:-500], b"no checkpoint"):
+        cut.write_bytes(content)
+        with pytest.raises(UserError, match=r"cut\.pt: not a whole checkpoint"):
+            model.load_official(cut)
+
+
 def test_pretrained_weights_load_by_tensor_name(model: FaceRewardModel, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     assert "clip.visual.proj" in load_file(tmp_path / "model.safetensors")

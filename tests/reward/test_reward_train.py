@@ -13,7 +13,7 @@ from pipeline.reward.data import Candidates, decided
 from pipeline.reward.model import FaceRewardModel
 from pipeline.reward.train import build, evaluate_pairs, reward_differences
 from pipeline.training import adamw, warmup_cosine
-from tests.reward.toy import architecture, reward_params, training_params
+from tests.reward.toy import architecture, damage_params, reward_params, training_params
 
 CPU = torch.device("cpu")
 
@@ -134,6 +134,23 @@ def test_seeds_give_different_models(candidates: Candidates) -> None:
     one, same, other = (build(reward_params(seed=seed), "a face", 0) for seed in (0, 0, 1))
     assert same_weights(one, same)
     assert not same_weights(one, other)
+
+
+def test_models_of_other_seeds_learn_from_other_damage(
+    candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, draw = [], training.with_damage
+
+    def noted(*arguments: object) -> object:
+        extended, added = draw(*arguments)
+        drawn.append(extended.images)
+        return extended, added
+
+    monkeypatch.setattr(training, "with_damage", noted)
+    for seed in (0, 1):
+        run(candidates, pairs, tmp_path / str(seed), {"seed": seed}, steps=6, damage=damage_params().model_dump())
+    assert drawn[0].shape == drawn[1].shape
+    assert (drawn[0] != drawn[1]).any()
 
 
 def test_no_decay_on_biases_norms_and_scales() -> None:
