@@ -26,7 +26,10 @@ class Evaluation:
 
 
 class Watcher:
-    """Measures a restorer on the first faces of split val; whatever belongs to the HQ is computed once."""
+    """Measures a restorer on the first faces of split val; whatever belongs to the HQ is computed once.
+
+    Its reward models wait on the CPU between evaluations: two of ViT-H-14's size would take 8 GB from the training.
+    """
 
     def __init__(
         self, images: Images, frm: FaceRewardModel, heldout: FaceRewardModel, count: int, seed: int, batch: int,
@@ -35,15 +38,12 @@ class Watcher:
         self.ids, self.captions = images.ids[:count], images.captions[:count]
         self.lq = to_tensor(images.lq[:count].numpy())
         self.hq = list(images.hq[:count].numpy())
-        self.rewards = {"val_reward": frm, "val_reward_heldout": heldout}
+        self.rewards, self.device = {"val_reward": frm, "val_reward_heldout": heldout}, frm.device
         self.seed, self.batch, self.pictures = seed, batch, pictures
         self.perceptual = PerceptualDistance("vgg", frm.device)
         self.identity, self.landmarks = embed(self.hq), landmarks_68(self.hq)
         self.impostor = {"id_dlib": impostors(self.identity)}  # what chance scores on these faces
-        self.of_hq = {
-            f"{name}_hq": float(np.mean(model.score(self.hq, self.captions, batch)))
-            for name, model in self.rewards.items()
-        }
+        self.of_hq = {f"{name}_hq": mean for name, mean in self._rewards_of(self.hq).items()}
 
     def restore(self, restorer: Restorer) -> list[np.ndarray]:
         """Restored uint8 images at the restorer's own settings."""
@@ -58,11 +58,7 @@ class Watcher:
     def __call__(self, restorer: Restorer) -> Evaluation:
         """Means over the faces: both rewards (beside the HQ's own), identity, landmarks, ST-LPIPS."""
         restored = self.restore(restorer)
-        figures = {
-            name: float(np.mean(model.score(restored, self.captions, self.batch)))
-            for name, model in self.rewards.items()
-        }
-        figures |= {
+        figures = self._rewards_of(restored) | {
             **self.of_hq,
             "val_id_dlib": float(distance(embed(restored), self.identity).mean()),
             "val_lmd_68": float(lmd(landmarks_68(restored), self.landmarks).mean()),
@@ -71,7 +67,16 @@ class Watcher:
         rows = [list(side[: self.pictures]) for side in (to_uint8(self.lq), restored, self.hq)]
         return Evaluation(figures, np.vstack([np.hstack(row) for row in rows]) if self.pictures else None)
 
+    def _rewards_of(self, images: Sequence[np.ndarray]) -> dict[str, float]:
+        means = {}
+        for name, model in self.rewards.items():
+            model.to(self.device)
+            means[name] = float(np.mean(model.score(images, self.captions, self.batch)))
+            model.to("cpu")
+        return means
+
     def _perceptual(self, restored: Sequence[np.ndarray]) -> float:
-        device = next(iter(self.rewards.values())).device
         pairs = zip(to_tensor(self.hq).split(self.batch), to_tensor(restored).split(self.batch), strict=True)
-        return float(torch.cat([self.perceptual(hq.to(device), image.to(device)) for hq, image in pairs]).mean())
+        return float(
+            torch.cat([self.perceptual(hq.to(self.device), image.to(self.device)) for hq, image in pairs]).mean()
+        )

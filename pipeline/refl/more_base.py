@@ -70,7 +70,8 @@ def equal_steps(restorer: BaseRestorer, frm: FaceRewardModel, params: ReflParams
     seed: int,
 ) -> int:  # fmt: skip
     """Base steps that cost what `full` ReFL costs, in floating-point operations of networks, forward and backward."""
-    refl = ReFL(restorer, frm, params, VARIANTS["full"], images, seed, Accelerator(cpu=frm.device.type == "cpu"))
+    device = next(restorer.trained().parameters()).device
+    refl = ReFL(restorer, frm, params, VARIANTS["full"], images, seed, Accelerator(cpu=device.type == "cpu"))
 
     def micro_steps(count: int) -> None:
         for index in range(count):

@@ -70,7 +70,8 @@ class ReFL:
         restorer.start_training()
         self.trained = [p for p in restorer.trained().parameters() if p.requires_grad]
         self.optimizer = adamw(self.trained, params.learning_rate, params.weight_decay)
-        self.frm = copy.deepcopy(frm).eval().requires_grad_(False)  # the copy that learns; `frm` itself never changes
+        # the copy that learns; `frm` itself never changes
+        self.frm = copy.deepcopy(frm).eval().requires_grad_(False).to(accelerator.device)
         self.frm_optimizer = adamw(_unfrozen(self.frm), params.dynamic.learning_rate, params.dynamic.weight_decay)
         self.frm.requires_grad_(False)
         self.perceptual = PerceptualLoss(params.perceptual_nets, accelerator.device)
