@@ -204,33 +204,25 @@ def _identity_against_input(benchmark: Mapping[str, Any], dataset: str) -> dict[
 
 
 def base_sentence(benchmark: Mapping[str, Any], dataset: str, headline: Sequence[str]) -> str:
-    """What ReFL changes against its base, on the headline metrics."""
+    """What ReFL changes against its base, on the headline metrics, metric by metric; the tiles have the numbers."""
     words = {"better": "better", "worse": "worse", "none": "not measurably different"}
-    said = []
-    for restorer, entries in benchmark["comparisons"][dataset].items():
-        if compared := entries.get("full-base"):
-            said.append(f"{restorer_label(restorer)} is {_grouped(benchmark, compared, headline, words)}")
-    return f"{'; '.join(said)}." if said else "ReFL was not compared with its base."
+    compared = _compared(benchmark, dataset, "full-base")
+    return _by_metric(benchmark, compared, headline, words) or "ReFL was not compared with its base."
 
 
 def reward_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:
     """What the reward itself adds on held-out metrics over the same training without it, be it nothing."""
     words = {"better": "a gain", "worse": "a loss", "none": "nothing measurable"}
-    names = held_out(benchmark)
-    said, found = [], set()
-    for restorer, entries in benchmark["comparisons"][dataset].items():
-        compared = {name: entry for name, entry in entries.get("full-no_reward", {}).items() if name in names}
-        if compared:
-            found |= {verdict(entry) for entry in compared.values()}
-            said.append(f"for {restorer_label(restorer)} {_grouped(benchmark, compared, names, words)}")
+    names, compared = held_out(benchmark), _compared(benchmark, dataset, "full-no_reward")
+    said = _by_metric(benchmark, compared, names, words, numbers=True)
     if not said:
         return "What the reward itself adds was not measured: there is no control without it, or no held-out metric."
-    opening = (
-        "Nothing measurable on held-out measures, over the same training without it"
-        if found == {"none"}
-        else "On held-out measures, over the same training without it"
-    )
-    return f"{opening}: {'; '.join(said)}."
+    found = {verdict(entries[name]) for entries in compared.values() for name in names if name in entries}
+    return f"Nothing measurable on held-out measures. {said}" if found == {"none"} else said
+
+
+def _compared(benchmark: Mapping[str, Any], dataset: str, name: str) -> dict[str, Mapping[str, Any]]:
+    return {one: entries[name] for one, entries in benchmark["comparisons"][dataset].items() if entries.get(name)}
 
 
 def diversity_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:
@@ -345,14 +337,29 @@ def _short(benchmark: Mapping[str, Any], metric: str) -> str:
     return short_metric(benchmark["metrics"][metric]["label"])
 
 
-def _grouped(
-    benchmark: Mapping[str, Any], compared: Mapping[str, Any], metrics: Sequence[str], words: Mapping[str, str]
+def _by_metric(
+    benchmark: Mapping[str, Any],
+    compared: Mapping[str, Mapping[str, Any]],
+    metrics: Sequence[str],
+    words: Mapping[str, str],
+    numbers: bool = False,
 ) -> str:
-    """E.g. "worse on identity distance (+1.2 %), better on ST-LPIPS (−10.5 %)": losses first."""
+    """E.g. "Identity distance: better for all. Landmark distance: worse for GFPGAN, better for OSEDiff."
+
+    `compared`: by restorer and metric; `numbers`: with each difference.
+    """
     said = []
-    for how in ("worse", "better", "none"):
-        names = [name for name in metrics if name in compared and verdict(compared[name]) == how]
-        if names:
-            changes = [f"{_short(benchmark, name)} ({change(name, compared[name])})" for name in names]
-            said.append(f"{words[how]} on {listed(changes)}")
-    return ", ".join(said)
+    for metric in metrics:
+        entries = {restorer: found[metric] for restorer, found in compared.items() if metric in found}
+        groups = []
+        for how in ("worse", "better", "none"):
+            alike = {restorer: entry for restorer, entry in entries.items() if verdict(entry) == how}
+            marks = [f" ({change(metric, entry)})" if numbers else doubt(entry) for entry in alike.values()]
+            names = [f"{restorer_label(one)}{mark}" for one, mark in zip(alike, marks, strict=True)]
+            if names:
+                every = len(names) == len(compared) > 1 and not any(marks)
+                groups.append(f"{words[how]} for {'all' if every else listed(names)}")
+        if groups:
+            name = _short(benchmark, metric)
+            said.append(f"{name[0].upper()}{name[1:]}: {', '.join(groups)}.")
+    return " ".join(said)

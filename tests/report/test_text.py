@@ -62,10 +62,12 @@ def test_what_the_reward_adds_is_said_even_if_it_is_nothing() -> None:
     said = text.reward_sentence(benchmark(diffbir=nothing), "test")
     assert said.startswith("Nothing measurable on held-out measures")
     assert "ST-LPIPS" not in said  # trained on: no evidence
-    assert said.count(".") - said.count("0.") == 1  # one sentence
+    assert "Identity distance: nothing measurable for DiffBIR (+0.2\u00a0%)." in said
     mixed = {"full-no_reward": {"id_dlib": entry("better", -0.0035), "reward_heldout": entry("worse", -0.0083)}}
     said = text.reward_sentence(benchmark(diffbir=mixed), "test")
-    assert "for DiffBIR a loss on held-out reward (−0.0083), a gain on identity distance (−0.7\u00a0%)" in said
+    assert said == (
+        "Identity distance: a gain for DiffBIR (−0.7\u00a0%). Held-out reward: a loss for DiffBIR (−0.0083)."
+    )
     assert "not measured" in text.reward_sentence(benchmark(diffbir={}), "test")
 
 
@@ -153,10 +155,13 @@ def test_diversity_that_is_lost_is_said_with_the_control_beside_it() -> None:
     assert text.diversity_sentence({}, "test") == ""
 
 
-def test_losses_stand_before_gains() -> None:
-    compared = {"full-base": {"stlpips_vgg": entry("better", -0.05), "id_dlib": entry("worse", 0.006)}}
-    said = text.base_sentence(benchmark(osediff=compared), "test", ["stlpips_vgg", "id_dlib"])
-    assert said == "OSEDiff is worse on identity distance (+1.2\u00a0%), better on VGG’s ST-LPIPS (−10.0\u00a0%)."
+def test_metric_by_metric_losses_stand_before_gains() -> None:
+    compared = {"stlpips_vgg": entry("better", -0.05), "id_dlib": entry("worse", 0.006, p_holm=0.06)}
+    other = compared | {"id_dlib": entry("none", 0.001)}
+    made = benchmark(osediff={"full-base": compared}, diffbir={"full-base": other})
+    assert text.base_sentence(made, "test", ["stlpips_vgg", "id_dlib"]) == (
+        "VGG’s ST-LPIPS: better for all. Identity distance: worse for OSEDiff†, not measurably different for DiffBIR."
+    )
 
 
 @pytest.mark.parametrize(
