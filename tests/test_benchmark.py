@@ -199,6 +199,9 @@ def test_a_face_without_its_degraded_image_names_the_stage(project):
 
 
 def test_samples_seeds_votes_and_costs(project):
+    votes = tables.read(tables.VOTES, "data/votes").to_pylist()
+    person = next(vote for vote in votes if vote["annotator_kind"] == "human")
+    tables.write(tables.VOTES, "data/votes", [*votes, person | {"event_id": "x", "pair_id": "of a round alone"}])
     benchmark.main()
     result = json.loads((project / "metrics/benchmark.json").read_text())
     seeds = result["seeds"]["test"]["diffbir"]["refl"]["psnr"]
@@ -209,6 +212,7 @@ def test_samples_seeds_votes_and_costs(project):
     assert diversity["improvement"]["diffbir"]["delta"] < 0  # less noise, less difference between samples
     people = result["bradley_terry"]["preference"]["human"]
     assert (people["comparisons"], people["dropped"], list(people["models"])) == (3, 1, ["fine", "coarse"])
+    assert (people["elsewhere"], people["roles"]) == (1, ["in_labels"])
     assert people["wins"]["fine"]["coarse"] == pytest.approx(2 / 3)
     assert set(result["bradley_terry"]["test"]) == {"reward_frm", "reward_heldout"}
     assert result["restorers"]["diffbir"]["params"] is None  # the stand-in is no network
