@@ -11,6 +11,7 @@ import yaml
 
 from pipeline.restorers.autoencoder import PixelUnshuffleAutoencoder
 from pipeline.restorers.diffbir import DiffBIR
+from pipeline.restorers.gfpgan import GFPGAN, OFFICIAL
 from pipeline.restorers.osediff import OSEDiff
 
 WHAT = {
@@ -18,6 +19,7 @@ WHAT = {
     "latents, through its first convolution",
     "osediff": "the LoRA adapters of OSEDiff (Wu et al. 2024) and the UNet's conv_in, for one denoising step from a "
     "degraded face's latents",
+    "gfpgan": "a whole GFPGANv1Clean (Wang et al. 2021), of which ReFL trains the decoder",
 }
 IMPORTED_TERMS = [
     "Stable Diffusion 2.1-base: CreativeML Open RAIL++-M; its use restrictions pass on to what is made from it",
@@ -26,7 +28,7 @@ IMPORTED_TERMS = [
     "your faces: see the terms of the set that they come from (FFHQ: CC BY-NC-SA 4.0, single images differ)",
 ]
 TRAINED_TERMS = [
-    "base trained from scratch by stage `base`: no terms but those of the faces",
+    "base trained from scratch by stage `base` or `gan`: no terms but those of the faces",
     "sample faces: made by a generator trained on DigiFace-1M, which Microsoft publishes for research on its own terms",
 ]
 SELECTION_TERMS = (
@@ -43,15 +45,14 @@ class Facts:
     metrics: Mapping[str, Any] | None
 
 
-def card(restorer: DiffBIR | OSEDiff, model: Path, files: Mapping[str, str], facts: Facts) -> str:
+def card(restorer: DiffBIR | OSEDiff | GFPGAN, model: Path, files: Mapping[str, str], facts: Facts) -> str:
     """Markdown; `model` is the saved restorer's folder, `files` what each exported file is."""
     kind, params = restorer.kind, facts.params or {}
-    imported = not isinstance(restorer.denoiser.vae, PixelUnshuffleAutoencoder)
+    imported = _imported(restorer, params)
     trained = sum(p.numel() for p in _exported(restorer))
-    whole = sum(p.numel() for p in restorer.denoiser.unet.parameters())
     lines = [
         "---",
-        "library_name: diffusers",
+        *([] if isinstance(restorer, GFPGAN) else ["library_name: diffusers"]),
         "tags: [face-restoration, reward-feedback-learning]",
         "---",
         f"# {kind}, from {model}",
@@ -61,7 +62,7 @@ def card(restorer: DiffBIR | OSEDiff, model: Path, files: Mapping[str, str], fac
         *_table(
             ("", ""),
             [
-                ("Base model", f"{_base(params, imported)}; UNet of {whole:,} weights, not in this folder"),
+                ("Base model", _base(restorer, params, imported)),
                 ("Image size", f"{restorer.native_size} px"),
                 ("Sampling", _sampling(restorer)),
                 ("Faces", _faces(params)),
@@ -88,7 +89,16 @@ def card(restorer: DiffBIR | OSEDiff, model: Path, files: Mapping[str, str], fac
     return "\n".join(lines) + "\n"
 
 
-def _exported(restorer: DiffBIR | OSEDiff) -> Iterator[Any]:
+def _imported(restorer: DiffBIR | OSEDiff | GFPGAN, params: Mapping[str, Any]) -> bool:
+    if isinstance(restorer, GFPGAN):
+        return bool(params.get("gan", {}).get("pretrained")) or restorer.size == OFFICIAL
+    return not isinstance(restorer.denoiser.vae, PixelUnshuffleAutoencoder)
+
+
+def _exported(restorer: DiffBIR | OSEDiff | GFPGAN) -> Iterator[Any]:
+    if isinstance(restorer, GFPGAN):
+        yield from restorer.parameters()
+        return
     if isinstance(restorer, DiffBIR):
         yield from restorer.controlnet.parameters()
         return
@@ -97,14 +107,22 @@ def _exported(restorer: DiffBIR | OSEDiff) -> Iterator[Any]:
     yield from (p for name, p in restorer.denoiser.vae.named_parameters() if "lora_" in name)
 
 
-def _base(params: Mapping[str, Any], imported: bool) -> str:
-    if not imported:
-        return "a small denoiser trained from scratch by stage `base`"
-    weights = params.get("base", {}).get("weights")
-    return ", ".join(f"{part}: {path}" for part, path in weights.items()) if weights else "imported, files not given"
+def _base(restorer: DiffBIR | OSEDiff | GFPGAN, params: Mapping[str, Any], imported: bool) -> str:
+    if isinstance(restorer, GFPGAN):
+        path = params.get("gan", {}).get("pretrained")
+        return str(path or ("imported, file not given" if imported else "trained from scratch by stage `gan`"))
+    if imported:
+        weights = params.get("base", {}).get("weights") or {}
+        base = ", ".join(f"{part}: {path}" for part, path in weights.items()) or "imported, files not given"
+    else:
+        base = "a small denoiser trained from scratch by stage `base`"
+    whole = sum(p.numel() for p in restorer.denoiser.unet.parameters())
+    return f"{base}; UNet of {whole:,} weights, not in this folder"
 
 
-def _sampling(restorer: DiffBIR | OSEDiff) -> str:
+def _sampling(restorer: DiffBIR | OSEDiff | GFPGAN) -> str:
+    if isinstance(restorer, GFPGAN):
+        return "none: one forward pass"
     if isinstance(restorer, DiffBIR):
         first = "on the LQ cleaned by SwinIR" if restorer.cleaner is not None else "on the LQ itself"
         return f"DDIM, {restorer.steps} steps, eta {restorer.eta:g}, conditioned {first}"
@@ -123,7 +141,8 @@ def _faces(params: Mapping[str, Any]) -> str:
 def _params(params: Mapping[str, Any], kind: str) -> list[str]:
     if not params:
         return ["Not given."]
-    shown = {name: params[name] for name in ("seed", "image_size", "degradation", "base", "frm") if name in params}
+    base = "gan" if kind == GFPGAN.kind else "base"
+    shown = {name: params[name] for name in ("seed", "image_size", "degradation", base, "frm") if name in params}
     shown["refl"] = {kind: params.get("refl", {}).get(kind)}
     text = yaml.safe_dump(shown, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
     return ["```yaml", *text.splitlines(), "```"]

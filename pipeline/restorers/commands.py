@@ -23,10 +23,10 @@ from pipeline.restorers.checkpoints import (
     import_weights,
 )
 from pipeline.restorers.diffbir import DiffBIR
-from pipeline.restorers.gfpgan import GFPGAN
+from pipeline.restorers.gfpgan import GFPGAN, from_official
 from pipeline.restorers.load import BaseRestorer, load
 from pipeline.restorers.osediff import OSEDiff, adapted_encoder
-from pipeline.runtime import Device, RuntimeParams, configure, device, one_line_errors, write_text
+from pipeline.runtime import Device, RuntimeParams, atomic, configure, device, one_line_errors, write_text
 
 
 def open_saved(folder: Path, where: torch.device) -> BaseRestorer:
@@ -44,13 +44,16 @@ OFFICIAL = Settings()
 @weights_app.command("import")
 @one_line_errors
 def import_(
-    stable_diffusion: Annotated[Path, typer.Option(help="SD 2.1-base: .ckpt, .safetensors or a diffusers folder.")],
-    out: Annotated[Path, typer.Option(help="Gets denoiser/, diffbir/ and osediff/.")],
+    out: Annotated[Path, typer.Option(help="Gets denoiser/, diffbir/, osediff/ and gfpgan/.")],
+    stable_diffusion: Annotated[
+        Path | None, typer.Option(help="SD 2.1-base: .ckpt, .safetensors or a diffusers folder.")
+    ] = None,
     diffbir: Annotated[
         Path | None, typer.Option(help="v1_face.pth, or a ControlNet after ReFL; needs --cleaner.")
     ] = None,
     cleaner: Annotated[Path | None, typer.Option(help="face_swinir_v1.ckpt.")] = None,
     osediff: Annotated[Path | None, typer.Option(help="osediff.pkl or osediff_face.pkl.")] = None,
+    gfpgan: Annotated[Path | None, typer.Option(help="GFPGANv1.4.pth or v1.3; 512 px.")] = None,
     size: Annotated[int, typer.Option(help="px, side of the faces.", min=64)] = OFFICIAL.native_size,
     prediction_type: Annotated[
         Literal["epsilon", "v_prediction"], typer.Option(help="of the UNet; v_prediction is SD 2.1's at 768 px.")
@@ -58,10 +61,16 @@ def import_(
 ) -> None:
     """Turn the official files into restorers that every command and stage can load. Nothing is fetched."""
     configure(RuntimeParams())
-    settings = Settings(native_size=size, prediction_type=prediction_type)
-    made = import_weights(Files(stable_diffusion, diffbir, cleaner, osediff), out, settings, device("cpu"))
-    for name in made or ["denoiser"]:
-        print(out / name)
+    if stable_diffusion is None and (diffbir or cleaner or osediff or not gfpgan):
+        raise UserError("--stable-diffusion: missing; DiffBIR and OSEDiff are made of it (--gfpgan alone needs none)")
+    if gfpgan:
+        from_official(gfpgan).save(out / GFPGAN.kind)
+        print(out / GFPGAN.kind)
+    if stable_diffusion:
+        settings = Settings(native_size=size, prediction_type=prediction_type)
+        made = import_weights(Files(stable_diffusion, diffbir, cleaner, osediff), out, settings, device("cpu"))
+        for name in made or ["denoiser"]:
+            print(out / name)
 
 
 @weights_app.command("export")
@@ -85,13 +94,20 @@ def export(
     )
     restorer = open_saved(model, device(on))
     if isinstance(restorer, GFPGAN):
-        raise UserError(
-            f"{model}: a GFPGAN is saved as safetensors with GFPGANv1Clean's own names; there is no other format"
-        )
-    files = _export_diffbir(restorer, out) if isinstance(restorer, DiffBIR) else _export_osediff(restorer, out)
+        files = _export_gfpgan(restorer, out)
+    else:
+        files = _export_diffbir(restorer, out) if isinstance(restorer, DiffBIR) else _export_osediff(restorer, out)
     write_text(out / "README.md", card(restorer, model, files, facts))
     for name in [*files, "README.md"]:
         print(out / name)
+
+
+def _export_gfpgan(restorer: GFPGAN, out: Path) -> dict[str, str]:
+    out.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu() for name, value in restorer.official_state().items()}
+    with atomic(out / "gfpgan.pth") as temporary:
+        torch.save({"params_ema": state}, temporary)
+    return {"gfpgan.pth": "GFPGAN's format, as GFPGANv1.4.pth: for GFPGAN and, of 512 px, `gan.pretrained`"}
 
 
 def _export_diffbir(restorer: DiffBIR, out: Path) -> dict[str, str]:

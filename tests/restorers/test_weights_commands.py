@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from pipeline.restorers import commands
 from pipeline.restorers.diffbir import DiffBIR
+from pipeline.restorers.gfpgan import from_official
 from pipeline.restorers.load import load
 from tests import tiny
 from tests.restorers import official
@@ -84,6 +86,39 @@ def test_a_small_osediff_out_with_figures(tmp_path: Path) -> None:
     assert "| kept.val_id_dlib | 0.504098 |" in card
     assert "| Base model | a small denoiser trained from scratch" in card
     assert "CreativeML" not in card
+
+
+def test_a_small_gfpgan_out_is_the_authors_format(tmp_path: Path) -> None:
+    restorer = tiny.gfpgan()
+    restorer.save(tmp_path / "gfpgan")
+    code, lines = run(
+        *("export", tmp_path / "gfpgan", "--out", tmp_path / "out"), *("--params", ROOT / "profiles/ci.yaml")
+    )
+    assert (code, lines) == (0, [str(tmp_path / "out/gfpgan.pth"), str(tmp_path / "out/README.md")])
+    again = from_official(tmp_path / "out/gfpgan.pth", restorer.size)
+    lq = torch.rand(1, 3, restorer.native_size, restorer.native_size) * 2 - 1
+    assert torch.equal(again.restore(lq, [""], ["a"], 0), restorer.restore(lq, [""], ["a"], 0))
+    card = (tmp_path / "out/README.md").read_text()
+    weights = sum(parameter.numel() for parameter in restorer.parameters())
+    for said in (
+        f"{weights:,} weights: a whole GFPGANv1Clean",
+        "trained from scratch by stage `gan`",
+        "discriminator:",
+    ):
+        assert said in card
+
+
+def test_official_gfpgan_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    restorer = tiny.gfpgan()
+    torch.save({"params_ema": restorer.official_state()}, tmp_path / "GFPGANv1.4.pth")
+    small = partial(from_official, size=restorer.size)
+    monkeypatch.setattr(commands, "from_official", small)
+    command = ("import", "--gfpgan", tmp_path / "GFPGANv1.4.pth", "--out", tmp_path / "models")
+    assert run(*command) == (0, [str(tmp_path / "models/gfpgan")])
+    loaded = load(tmp_path / "models/gfpgan", torch.device("cpu"))
+    assert all(torch.equal(value, loaded.official_state()[name]) for name, value in restorer.official_state().items())
+    code, _ = run(*command, "--osediff", tmp_path / "osediff.pkl")
+    assert code == 2
 
 
 def test_a_folder_in_use_and_a_missing_model_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
