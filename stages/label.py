@@ -18,10 +18,11 @@ from pipeline.annotation.remeasure import remeasure
 from pipeline.annotation.rounds import ROUNDS_FOLDER
 from pipeline.annotation.shown import ROUND_FEATURES, as_shown, round_features
 from pipeline.annotation.svm import SvmParams
+from pipeline.annotation.svm_card import CALIBRATION_PLOT, calibration_plot
 from pipeline.annotation.svm_report import annotation_rows, assess
 from pipeline.features import columns
 from pipeline.params import load, value
-from pipeline.runtime import stage, write_json, write_text
+from pipeline.runtime import stage, write_bytes, write_json, write_text
 
 FACES, CANDIDATES = Path("data/faces"), Path("data/candidates")
 FEATURES, PAIRS = Path("data/features"), Path("data/pairs")
@@ -75,6 +76,7 @@ def main() -> None:
     shutil.rmtree(SVM, ignore_errors=True)
     evidence.svm.save(SVM / "svm.skops")
     write_text(SVM / "card.md", evidence.card)
+    write_bytes(SVM / CALIBRATION_PLOT, calibration_plot(evidence.calibration))
     write_text(PLOTS / "svm_coverage.csv", evidence.coverage.to_csv(index=False, float_format="%.6g"))
     write_text(PLOTS / "svm_calibration.csv", evidence.calibration.to_csv(index=False, float_format="%.6g"))
     write_json(METRICS, evidence.metrics | {"labels": params.source, "human_votes": asdict(counts)})

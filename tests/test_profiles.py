@@ -85,7 +85,7 @@ def test_check_names_every_wrong_key_at_once(
         ("    - lmd_98\n", "    - lmd_99\n", "benchmark.metrics: unknown metric `lmd_99`"),
         ("    annotators: [sim-6,", "    annotators: [sim-9,", "frm.heldout.annotators: `sim-9` is none of"),
         ("  c: [0.01,", "  c: [0.0,", "svm.c.0: Input should be greater than 0"),
-        ("  steps: 350 # of each training", "  steps: 20 # of each training", "learning.steps: 20 end within"),
+        ("  steps: 200 # of each training", "  steps: 20 # of each training", "learning.steps: 20 end within"),
     ):
         assert problem in complaint((right, wrong))
 

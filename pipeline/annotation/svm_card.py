@@ -1,13 +1,17 @@
-"""The labelling SVM's model card, as Markdown."""
+"""The labelling SVM's model card, as Markdown, and its calibration plot."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from pipeline.annotation.svm import PairSVM
+
+CALIBRATION_PLOT = "calibration.png"  # beside the card
 
 
 def card(
@@ -70,7 +74,7 @@ def card(
             "",
             "Out of fold: fit pairs, anchors among them, against the votes it learns from, on faces of other folds.",
             "Held out: select pairs of two restorations, against the majority of their votes, on faces it never saw.",
-            "Intervals are 95 % bootstrap intervals over faces. Coverage and calibration are drawn in the report.",
+            "Intervals are 95 % bootstrap intervals over faces. Coverage is drawn in the report.",
             "",
             "## Permutation importance",
             "",
@@ -86,10 +90,32 @@ def card(
             "",
             "Against single votes of the held-out pairs, both mirrors.",
             "",
+            f"![Share of votes for A against the SVM's probability of A]({CALIBRATION_PLOT})",
+            "",
             _table(["predicted", "voted", "votes"], bins),
             "",
         ]
     )
+
+
+def calibration_plot(calibration: pd.DataFrame) -> bytes:
+    """A reliability diagram as PNG (the same table, the same bytes): dots grow with the number of votes behind them.
+
+    `calibration` as `svm_report.calibration_curve` makes it.
+    """
+    figure = Figure(figsize=(4, 4), dpi=120, layout="constrained")  # no pyplot: no global state, no display
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="perfectly calibrated")
+    axes.plot(calibration["predicted"], calibration["observed"], color="tab:blue", linewidth=1)
+    area = 8 + 120 * calibration["n"] / max(calibration["n"].max(), 1)
+    axes.scatter(calibration["predicted"], calibration["observed"], s=area, color="tab:blue", label="single votes")
+    axes.set(
+        xlim=(0, 1), ylim=(0, 1), xlabel="the SVM's probability of A", ylabel="share of votes for A", aspect="equal"
+    )
+    axes.legend(loc="upper left", frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def _table(head: list[str], rows: Iterable[tuple[Any, ...]]) -> str:

@@ -1,9 +1,9 @@
 """What every metric is, as data: what it needs, which way is better, from which size it is valid, who has used it.
 
 Beside these, `pyiqa:NAME` is any image metric of pyiqa by its own name, with pyiqa's defaults, and `pyiqa:blind` among
-the features stands for every other blind one whose weights are on disk. Roles say what a metric
-may still prove: "held_out" is only what is in no loss, label or SVM and has selected no checkpoint (recipes were
-compared on split val with it in view). ArcFace's angles are not: official GFPGAN was trained with that network in its
+the features stands for every other blind one whose weights are on disk. Roles say what a metric may still prove:
+"held_out" is only what is in no loss, label or SVM and has selected no checkpoint (recipes were compared on faces of
+val and preference with it in view). ArcFace's angles are not: official GFPGAN was trained with that network in its
 loss. Left out on purpose: pyiqa's `mad` and `maniqa` (`REFUSED`); an identity angle of dlib's embedding, which was
 trained for Euclidean distances (`id_dlib`), not for angles.
 """

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.compat import dlib_weights
 from pipeline.images import Pixels
-from pipeline.metrics.landmarks import enlarge, face_shape
+from pipeline.metrics.landmarks import FACE_BOX, enlarge, points_68
 from pipeline.parallel import map_chunks
 
 CHIP = 150  # px, the input of dlib's network
@@ -24,15 +24,20 @@ def _network() -> Any:
 
 
 def embed(images: Sequence[Pixels]) -> NDArray[np.float64]:
-    """Embeddings [N, 128] of square aligned crops, aligned further by their 68 landmarks (from a fixed face box)."""
+    """Embeddings [N, 128] of square aligned crops, aligned further by their 68 landmarks."""
     return np.asarray(map_chunks(describe, images, "identity"), dtype=np.float64).reshape(-1, 128)
 
 
 def describe(images: Sequence[Pixels]) -> list[NDArray[np.float64]]:
     """`embed` in this process."""
     large = [enlarge(image) for image in images]
-    chips = [dlib.get_face_chip(image, face_shape(image), CHIP) for image in large]
+    chips = [dlib.get_face_chip(image, _shape(image), CHIP) for image in large]
     return [np.asarray(vector) for vector in _network().compute_face_descriptor(chips)]
+
+
+def _shape(image: Pixels) -> Any:
+    points = [dlib.point(round(x), round(y)) for x, y in points_68(image)]
+    return dlib.full_object_detection(dlib.rectangle(*FACE_BOX), points)
 
 
 def distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from pipeline.annotation.labels import HUMAN_VOTES, write_no_votes
 from pipeline.annotation.rounds import ROUNDS_FOLDER, RoundPlan, make_round
 from pipeline.annotation.shown import ROUND_FEATURES
 from pipeline.annotation.svm import PairSVM
+from pipeline.images import decode
 from pipeline.params import load
 from pipeline.reward.data import load_preferences
 from pipeline.reward.params import FrmParams
@@ -98,7 +99,11 @@ def test_from_candidates_to_labels_twice_with_the_same_bytes(project: Path) -> N
     svm = PairSVM.load(Path("data/svm/svm.skops"))
     assert svm.standardiser.columns == ("entropy", "sharpness")  # psnr needs the HQ
     assert not set(CRITERIA) & set(svm.standardiser.columns)
-    assert Path("data/svm/card.md").read_text().startswith("# Pair-labelling SVM")
+    card = Path("data/svm/card.md").read_text()
+    assert card.startswith("# Pair-labelling SVM")
+    drawn = decode(Path("data/svm/calibration.png").read_bytes(), "calibration.png")
+    assert "](calibration.png)" in card
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 10  # axes, line and dots
     assert pd.read_csv("plots/svm_coverage.csv")["coverage"].iloc[-1] == 1.0
     assert {"predicted", "observed", "n"} == set(pd.read_csv("plots/svm_calibration.csv").columns)
     first = contents()

@@ -30,6 +30,16 @@ def test_fixed_box_agrees_with_dlibs_own_detection() -> None:
         assert apart < 0.06
 
 
+def test_landmarks_are_the_mean_over_moved_and_grown_starts() -> None:
+    predictor = dlib.shape_predictor(str(dlib_weights("shape_predictor_68_face_landmarks.dat")))
+    image = landmarks.enlarge(SAMPLE[0])
+    moved = [(x, y, grow) for x in (-4, 4) for y in (-4, 4) for grow in (-4, 4)]
+    boxes = [(42 + x - grow, 72 + y - grow, 214 + x + grow, 244 + y + grow) for x, y, grow in moved]
+    each = [[(point.x, point.y) for point in predictor(image, dlib.rectangle(*box)).parts()] for box in boxes]
+    assert landmarks.landmarks_68([image])[0] == pytest.approx(np.mean(each, axis=0))
+    assert np.std(each, axis=0).max() > 0.5  # px: one start alone is that uncertain
+
+
 def test_identity_is_near_under_blur_and_far_between_faces() -> None:
     embeddings = identity.embed(SAMPLE)
     assert embeddings.shape == (4, 128)
