@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import networkx
 from dvc.repo import Repo
@@ -80,3 +81,32 @@ def test_the_measured_numbers_are_those_of_the_metrics() -> None:
             delta, lo, hi = (f"{value:+.4f}".replace("-", "−") for value in (entry["delta"], *entry["ci95"]))
             plain = f"{delta} [{lo}, {hi}]"
             assert cell == (f"**{plain}**" if entry["better"] else f"{plain} (worse)" if entry["worse"] else plain)
+
+
+def test_the_numbers_in_the_text_are_those_of_the_metrics() -> None:
+    text = " ".join(TEXT.split())
+    metrics = {name: json.loads((ROOT / f"metrics/{name}.json").read_text()) for name in ("benchmark", "frm", "svm")}
+
+    def share(value: float) -> str:
+        return f"{100 * value:.1f} %"
+
+    def with_interval(entry: dict[str, Any]) -> str:
+        low, high = (f"{100 * value:.1f}" for value in entry["ci95"])
+        return f"{share(entry['accuracy'])} [{low}, {high}]"
+
+    frm, svm = metrics["frm"], metrics["svm"]
+    assert f"on {with_interval(frm['headline'])} of {frm['headline']['n']} held-out pairs" in text
+    assert f"the held-out one on {with_interval(frm['heldout']['headline'])}" in text
+    assert f"best single blind feature ({share(frm['best_blind_feature']['accuracy'])})" in text
+    assert f"SVM {with_interval(svm)} at {share(svm['coverage'])} coverage" in text
+    assert f"it is right on {share(frm['svm']['accuracy'])}" in text
+
+    against_base = text.partition("**ReFL against its base:")[2].partition("The aim of 15 %")[0]
+    for restorer, name in {"diffbir": "DiffBIR", "osediff": "OSEDiff", "gfpgan": "GFPGAN"}.items():
+        change = metrics["benchmark"]["comparisons"]["test"][restorer]["full-base"]
+        said = against_base.partition(f"{name}: ")[2].partition(";")[0]
+        measured = [change[metric] for metric in ("id_dlib", "lmd_68", "stlpips_vgg")]
+        assert all(entry["better"] for entry in measured)
+        assert re.findall(r"[\d.]+ %", said) == [share(-entry["relative"]) for entry in measured]
+        steps = (ROOT / f"plots/refl/{restorer}-more_base.csv").read_text().splitlines()[-1].partition(",")[0]
+        assert f"{int(steps):,}" in text.partition("ReFL's compute equals")[2].partition("holds for")[0]
