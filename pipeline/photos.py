@@ -18,7 +18,7 @@ from pipeline.faces.detection import Detector, alignment, resized, warp
 from pipeline.faces.folder import SUFFIXES, image_names
 from pipeline.images import Pixels, decode, encode_png, resize, to_tensor, to_uint8
 from pipeline.params import UserError
-from pipeline.runtime import atomic
+from pipeline.runtime import write_bytes
 
 FEATHER = 0.12  # of the aligned face's side: where the pasted face fades into the photo
 TOO_LARGE = 2.0  # times the native size: beyond, the restored face is visibly coarser than the photo around it
@@ -80,8 +80,7 @@ def restore_photos(
                 f"{photo}: warning: a face of {size:.0f} px is more than twice the model's {restorer.native_size} px; "
                 "the restored face will look coarser than the photo around it"
             )
-        with atomic(target) as temporary:
-            temporary.write_bytes(encode_png(result))
+        write_bytes(target, encode_png(result))
         written.append(target)
         say(f"{photo} → {target}")
     if not written:

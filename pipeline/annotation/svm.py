@@ -26,7 +26,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.svm import SVC
 
 from pipeline.params import Params, UserError
-from pipeline.runtime import atomic
+from pipeline.runtime import write_bytes
 
 Array = NDArray[np.float64]
 # what a saved machine may hold: loading anything else is refused
@@ -244,8 +244,7 @@ class PairSVM:
             "classifier": self.classifier,
             "threshold": self.threshold,
         }
-        with atomic(path) as temporary:
-            temporary.write_bytes(_canonical(skops.io.dumps(content)))
+        write_bytes(path, _canonical(skops.io.dumps(content)))
 
     @classmethod
     def load(cls, path: Path) -> PairSVM:

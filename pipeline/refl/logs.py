@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.images import Pixels, encode_png
-from pipeline.runtime import LogParams, atomic, write_text
+from pipeline.runtime import LogParams, write_bytes, write_text
 
 
 class Sink(Protocol):
@@ -41,8 +41,7 @@ class JsonLines:
             handle.write(json.dumps({"step": step, **figures}) + "\n")
 
     def picture(self, step: int, pixels: Pixels) -> None:
-        with atomic(self.pictures / f"step-{step:06d}.png") as temporary:
-            temporary.write_bytes(encode_png(pixels))
+        write_bytes(self.pictures / f"step-{step:06d}.png", encode_png(pixels))
 
     def close(self) -> None:
         pass

@@ -18,7 +18,7 @@ def test_landmarks_scale_with_the_crop_and_lmd_counts_pixels() -> None:
     assert np.abs(eyes - [128, 122]).max() < 14  # where the face was drawn, in (x, y)
 
 
-def test_fixed_box_agrees_with_dlibs_own_detection() -> None:
+def test_fixed_boxes_agree_with_dlibs_own_detection() -> None:
     predictor = dlib.shape_predictor(str(dlib_weights("shape_predictor_68_face_landmarks.dat")))
     for image in SAMPLE:
         large = landmarks.enlarge(image)
