@@ -21,9 +21,9 @@ def main(faces: int = 10, side: int = 96, out: Path = Path("docs/result.jpg")) -
     test = from_tables("data/faces", "data/degraded")
     assert test.hq is not None
     ids = test.ids[:faces]
-    restored = restoring.read("data/restored", sample=0, ids=ids)
     models = [f"{name}/{variant}" for name in value("refl.restorers") for variant in ("base", "full")]
-    rows = [test.lq[:faces], *([restored[model][0][face] for face in ids] for model in models), test.hq[:faces]]
+    restored = restoring.read(Path("data/restored"), test.name, models, sample=0, ids=ids)
+    rows = [test.lq[:faces], *([restored[model][face] for face in ids] for model in models), test.hq[:faces]]
     grid = Image.fromarray(np.vstack([np.hstack(list(row)) for row in rows]))
     scale = side / test.size
     size = round(grid.width * scale), round(grid.height * scale)

@@ -43,7 +43,7 @@ def _scores(datasets: Sequence[Dataset], path: Path, samples: int, batch_size: i
     for dataset in datasets:
         assert dataset.hq is not None
         rows = list(restore(dataset, restorer, str(path), samples, batch_size, seed))
-        [restored] = in_order(dataset, rows, str(path)).values()
+        restored = in_order(dataset, rows, str(path))
         each = [compute.score(METRICS, images, dataset.hq, dataset.lq) for images in restored]
         parts.append({name: np.mean([one[name] for one in each], axis=0) for name in METRICS})
     return {name: np.concatenate([part[name] for part in parts]) for name in METRICS}

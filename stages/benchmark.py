@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from pipeline.evaluation.dataset import from_tables
 from pipeline.evaluation.folders import Opened, open_set
 from pipeline.evaluation.measure import Plan, joined, measure, used_roles
 from pipeline.evaluation.params import BenchmarkParams
-from pipeline.evaluation.restoring import RESTORED, in_order, restore
+from pipeline.evaluation.restoring import keep
 from pipeline.evaluation.scoring import ScoreCache, load_reward
 from pipeline.evaluation.summary import Comparison, restorer_comparisons, score_table
 from pipeline.evaluation.votes import rankings
@@ -60,22 +62,14 @@ def main(
     sets = [own, *(open_set(k, one.lq, one.hq, size, one.resize) for k, one in params.datasets.items())]
     results: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
-    costs: dict[str, Any] = {}
+    restored = data / "restored"
+    shutil.rmtree(restored, ignore_errors=True)  # models of an earlier run
     for opened in sets:
-        dataset = opened.dataset
-        folder = data / "restored" / ("" if opened is own else dataset.name)
-        rows: list[dict[str, Any]] = []
-        for model, path in models.items():
-            restorer = load_restorer(path, device())
-            if opened is own and model.endswith("/base"):
-                costs[model.partition("/")[0]] = cost(restorer, dataset, seed)
-            rows += restore(dataset, restorer, model, max(counts), params.batch_size, seed)
-        for name, images in (theirs if opened is own else {}).items():
-            rows += restore(dataset, images, f"{name}/base", 1, params.batch_size, seed)
-        tables.write(RESTORED, folder, rows)
-        restored = in_order(dataset, rows, str(folder))
+        restorers = ((model, load_restorer(path, device()), max(counts)) for model, path in models.items())
+        external = ((f"{name}/base", images, 1) for name, images in theirs.items() if opened is own)
+        kept = keep(opened.dataset, chain(restorers, external), params.batch_size, seed, restored)
         asked = replace(plan, comparisons=with_theirs) if opened is own else plan
-        result, scored = measure(dataset, restored, asked, rewards, cache, opened.notes, opened.published)
+        result, scored = measure(opened.dataset, kept, asked, rewards, cache, opened.notes, opened.published)
         results.append(result)
         scores += scored
     tables.write(tables.SCORES, data / "scores", scores)
@@ -84,6 +78,7 @@ def main(
     whole["bradley_terry"]["preference"] = rankings(
         data / "votes", data / "pairs", data / "candidates", seed, params.resamples
     )
+    costs = {name: cost(load_restorer(one["base"], device()), own.dataset, seed) for name, one in matrix.items()}
     write_json(metrics_out, whole | {"restorers": costs})
     write_text(plot_out, score_table(whole))
 

@@ -1,14 +1,18 @@
 """The benchmark stage on stand-in restorers whose effect is known."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pipeline import tables
+from pipeline.evaluation import restoring
 from pipeline.evaluation.dataset import from_tables
-from pipeline.evaluation.restoring import RESTORED
+from pipeline.evaluation.restoring import RESTORED, table_folder
 from pipeline.evaluation.scoring import Reward
 from pipeline.images import encode_png
 from pipeline.params import UserError
@@ -118,6 +122,12 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
+def kept(project: Path, dataset: str) -> pd.DataFrame:
+    """All RESTORED rows of a dataset."""
+    folders = sorted((project / "data/restored" / dataset).glob("*/*"))
+    return pd.concat([tables.read_frame(RESTORED, folder, ["model", "face_id", "sample"]) for folder in folders])
+
+
 def variant(folder: Path) -> str:
     return "base" if folder.parts[-2] == "base" else folder.name
 
@@ -145,7 +155,7 @@ def test_the_stage_states_what_is_known_to_be_true(project):
     assert "192 px" in result["absent"]["niqe"]
     assert result["metrics"]["reward_heldout"]["roles"] == ["held_out"]
     assert result["provenance"]["weights"]["reward_frm"] == {"model": "reward"}
-    rows = tables.read_frame(RESTORED, project / "data/restored", ["model", "face_id", "sample"])
+    rows = kept(project, "test")
     assert len(rows) == MODELS * len(TEST_FACES) * SAMPLES
     assert set(rows["face_id"]) == set(TEST_FACES)
 
@@ -241,7 +251,29 @@ def test_folders_are_benchmarked_beside_the_own_split(project):
     assert list(result["scores"]["LFW-Test"]["diffbir"]["refl"]) == ["entropy", "reward_frm", "reward_heldout"]
     scores = tables.read_frame(tables.SCORES, project / "data/scores")
     assert set(scores["dataset"]) == {"test", "LFW-Test"}
-    rows = tables.read_frame(RESTORED, project / "data/restored/LFW-Test", ["model", "face_id", "sample"])
-    assert len(rows) == MODELS * len(TEST_FACES) * SAMPLES
-    own = tables.read_frame(RESTORED, project / "data/restored", ["model", "face_id", "sample"])
-    assert len(own) == MODELS * len(TEST_FACES) * SAMPLES
+    assert [len(kept(project, name)) for name in ("test", "LFW-Test")] == [MODELS * len(TEST_FACES) * SAMPLES] * 2
+
+
+def test_one_models_pictures_are_in_memory_at_a_time(project, monkeypatch):
+    alive, asked = [], []
+    in_order = restoring.in_order
+
+    def watched(*given):
+        gc.collect()
+        asked.append(sum(one() is not None for one in alive))
+        samples = in_order(*given)
+        alive.extend(weakref.ref(image) for one in samples for image in one)
+        return samples
+
+    monkeypatch.setattr(restoring, "in_order", watched)
+    benchmark.main()
+    assert len(asked) == MODELS
+    assert max(asked) <= len(TEST_FACES) * SAMPLES  # of the model before, until the next one is there
+
+
+def test_models_of_an_earlier_run_are_gone(project):
+    stale = table_folder(project / "data/restored", "test", "diffbir/old")
+    stale.mkdir(parents=True)
+    (stale / "part-00000.parquet").write_bytes(b"old")
+    benchmark.main()
+    assert not stale.exists()

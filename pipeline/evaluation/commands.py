@@ -69,7 +69,9 @@ def compare(
     ]
     samples = max(len(each) for each in restored.values())
     plan = Plan(asked, comparisons, resamples, seed, samples, samples, roles=None)
-    result, rows = measure(opened.dataset, restored, plan, rewards, ScoreCache(cache), opened.notes, opened.published)
+    result, rows = measure(
+        opened.dataset, restored.items(), plan, rewards, ScoreCache(cache), opened.notes, opened.published
+    )
     name = opened.dataset.name
     write_json(out / "benchmark.json", result | {"notes": opened.notes})
     formats.write(out, result, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,11 @@ from pipeline.evaluation.scoring import (
     impostor,
     library_versions,
     provenance,
-    score_models,
+    score_model,
     usable,
     weight_hashes,
 )
-from pipeline.evaluation.sets import Restored, diversity, frechet_distances
+from pipeline.evaluation.sets import Samples, diversity, embed, frechet_distances, spread
 from pipeline.evaluation.summary import Comparison, benchmark, nested, public_name, seeds
 from pipeline.metrics import bradley_terry
 from pipeline.metrics.catalogue import METRICS, REWARDS, SET_METRICS, get
@@ -52,7 +52,7 @@ class Plan:
 
 def measure(
     dataset: Dataset,
-    restored: Restored,
+    restored: Iterable[tuple[str, Samples]],
     plan: Plan,
     rewards: Mapping[str, Reward],
     cache: ScoreCache,
@@ -61,6 +61,7 @@ def measure(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One dataset's part of metrics/benchmark.json, and its rows of the SCORES table.
 
+    `restored` gives each model with its samples; only one model's pictures are looked at at a time.
     Raises UserError where no metric at all can be computed.
     """
     names, absent = usable(plan.metrics, dataset, rewards)
@@ -69,9 +70,17 @@ def measure(
         raise UserError(f"{dataset.name}: no metric can be computed: {reasons}")
     of_images = [name for name in names if name not in SET_METRICS]
     scorer = Scorer(dataset, rewards, cache)
-    scored = {model: samples[: plan.samples] for model, samples in restored.items()}
-    compared = {model: samples[: plan.diversity_samples] for model, samples in restored.items()}
-    rows = score_models(scorer, dataset, scored, of_images)
+    rows = score_model(scorer, dataset, "lq", [dataset.lq], of_images)
+    if dataset.hq is not None:
+        rows += score_model(scorer, dataset, "hq", [dataset.hq], of_images)
+    vectors, spreads = {"lq": embed(scorer, dataset.lq, names)}, {}
+    for model, samples in restored:
+        rows += score_model(scorer, dataset, model, samples[: plan.samples], of_images)
+        vectors[model] = embed(scorer, samples[0], names)
+        if apart := spread(scorer, dataset, samples[: plan.diversity_samples], cache):
+            spreads[model] = apart
+        for images in samples:
+            scorer.forget(images)
     frame = pd.DataFrame(rows)
     between = impostor(scorer, dataset, names)
     made_by = provenance(names, rewards)
@@ -79,7 +88,7 @@ def measure(
     for name, entry in result["metrics"].items():
         entry["roles"] = roles(name, plan)
         entry |= {"weights": weight_hashes(name, rewards), "library": library_versions(name)}
-    sets = frechet_distances(scorer, dataset, restored, names, plan.seed)
+    sets = frechet_distances(scorer, dataset, vectors, names, plan.seed)
     for name, entry in sets.items():
         entry["roles"] = roles(name, plan)
         entry["scores"] = nested(entry.pop("models"))
@@ -88,7 +97,7 @@ def measure(
         "labels": {name: said for name, reward in rewards.items() if (said := reward.labels)},
         "datasets": {dataset.name: about | {"notes": list(notes), "absent": absent, "impostor": between}},
         "frechet": {dataset.name: sets},
-        "diversity": {dataset.name: spread_of_samples(diversity(dataset, compared, cache), plan)},
+        "diversity": {dataset.name: spread_of_samples(diversity(spreads), plan)},
         "bradley_terry": {dataset.name: rankings(frame, plan)},
         "seeds": {dataset.name: seeds(frame)},
     }, rows

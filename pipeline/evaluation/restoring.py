@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import pandas as pd
 import pyarrow as pa
 import torch
 
@@ -29,6 +28,8 @@ RESTORED = Table(
     },
     "benchmark",
 )
+
+Faces = dict[str, Pixels]  # by face id
 
 
 class Restores(Protocol):
@@ -60,28 +61,49 @@ def restore(
                 yield {"model": model, "face_id": face_id, "sample": sample, "seed": sample_seed, "image": cell}
 
 
-def read(folder: Path | str, sample: int, ids: Collection[str]) -> dict[str, dict[int, dict[str, Pixels]]]:
-    """One sample's restored images of some faces, by model, sample and face id."""
-    frame: pd.DataFrame = tables.read_frame(RESTORED, folder, ["model", "face_id", "sample", "image"])
-    frame = frame[(frame["sample"] == sample) & frame["face_id"].isin(set(ids))]
-    return by_model(frame.to_dict("records"), str(folder))
+def keep(
+    dataset: Dataset, restorers: Iterable[tuple[str, Restores, int]], batch_size: int, seed: int, folder: Path
+) -> Iterator[tuple[str, list[Sequence[Pixels]]]]:
+    """`restore` by each (model, restorer, samples) in turn, written to a table of its own below `folder`.
+
+    Yields each model with its samples, in the dataset's order: the pictures of one model are in memory at a time.
+    """
+    for model, restorer, samples in restorers:
+        rows = list(restore(dataset, restorer, model, samples, batch_size, seed))
+        path = table_folder(folder, dataset.name, model)
+        tables.write(RESTORED, path, rows)
+        yield model, in_order(dataset, rows, str(path))
 
 
-def by_model(rows: Sequence[Mapping[Any, Any]], where: str) -> dict[str, dict[int, dict[str, Pixels]]]:
-    """RESTORED rows → decoded images by model, sample and face id."""
-    images: dict[str, dict[int, dict[str, Pixels]]] = {}
-    for row in rows:
-        by_sample = images.setdefault(row["model"], {}).setdefault(int(row["sample"]), {})
-        by_sample[row["face_id"]] = tables.image_in(RESTORED, where, f"{row['model']} {row['face_id']}", row["image"])
-    return images
+def table_folder(folder: Path, dataset: str, model: str) -> Path:
+    """Where `keep` writes the table of one dataset and model."""
+    return folder / dataset / model
 
 
-def in_order(dataset: Dataset, rows: Sequence[Mapping[Any, Any]], where: str) -> dict[str, list[Sequence[Pixels]]]:
-    """RESTORED rows → for each model its samples, each with one image a face in the dataset's order.
+def read(folder: Path, dataset: str, models: Iterable[str], sample: int, ids: Collection[str]) -> dict[str, Faces]:
+    """One sample's restored images of some faces, by model and face id.
+
+    Raises UserError naming the folder of a model that is missing or broken, and the stage to rerun.
+    """
+    found = {}
+    for model in models:
+        path = table_folder(folder, dataset, model)
+        frame = tables.read_frame(RESTORED, path, ["face_id", "sample", "image"])
+        frame = frame[(frame["sample"] == sample) & frame["face_id"].isin(set(ids))]
+        found[model] = {row["face_id"]: _image(row, str(path)) for row in frame.to_dict("records")}
+    return found
+
+
+def in_order(dataset: Dataset, rows: Sequence[Mapping[Any, Any]], where: str) -> list[Sequence[Pixels]]:
+    """RESTORED rows of one model → its samples, each with one image a face in the dataset's order.
 
     Raises UserError for faces that are not of `dataset`, missing images and images of another size.
     """
-    return {
-        model: [aligned(dataset, images, f"{where}: {model}") for images in samples.values()]
-        for model, samples in by_model(rows, where).items()
-    }
+    samples: dict[int, dict[str, Pixels]] = {}
+    for row in rows:
+        samples.setdefault(int(row["sample"]), {})[row["face_id"]] = _image(row, where)
+    return [aligned(dataset, images, where) for images in samples.values()]
+
+
+def _image(row: Mapping[Any, Any], where: str) -> Pixels:
+    return tables.image_in(RESTORED, where, row["face_id"], row["image"])

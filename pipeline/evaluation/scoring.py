@@ -168,6 +168,10 @@ class Scorer:
             self._hashes[id(images)] = (images, [image_hash(image) for image in images])
         return self._hashes[id(images)][1]
 
+    def forget(self, images: Sequence[Pixels]) -> None:
+        """Let go of a sequence that `hashes` keeps: all models' pictures of a large test set don't fit in memory."""
+        self._hashes.pop(id(images), None)
+
     def score(self, names: Sequence[str], columns: Sequence[Sequence[Pixels]]) -> dict[str, Scores]:
         """Scores [faces, columns] for each name; a column holds one image a face, in the dataset's order."""
         found = {name: self._compared(name, columns) for name in names if name in COMPARED}
@@ -278,29 +282,19 @@ def usable(names: Sequence[str], dataset: Dataset, rewards: Collection[str]) -> 
     return [name for name in names if name in present], absent
 
 
-def score_models(
-    scorer: Scorer, dataset: Dataset, restored: Mapping[str, Sequence[Sequence[Pixels]]], names: Sequence[str]
+def score_model(
+    scorer: Scorer, dataset: Dataset, model: str, samples: Sequence[Sequence[Pixels]], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """SCORES rows of the LQ, the HQ (blind metrics only) and every restored model; samples are averaged.
+    """SCORES rows of one model: each face's mean over `samples`, each with one image a face in the dataset's order.
 
-    `restored`: for each model its samples, each with one image a face in the dataset's order.
+    `hq`, the originals themselves, are scored by blind metrics only: compared with itself an original says nothing
+    (its PSNR is infinite).
     """
-    samples = {"lq": [dataset.lq], **restored}
-    columns = [(model, images) for model, each in samples.items() for images in each]
-    scored = scorer.score(names, [images for _, images in columns])
-    places = {model: [place for place, (one, _) in enumerate(columns) if one == model] for model in samples}
-    result = {
-        model: {name: values[:, where].mean(axis=1) for name, values in scored.items()}
-        for model, where in places.items()
-    }
-    if dataset.hq is not None:
-        # an original compared with itself says nothing (its PSNR is infinite)
-        blind = [name for name in names if get(name).needs == "blind"]
-        result["hq"] = {name: values[:, 0] for name, values in scorer.score(blind, [dataset.hq]).items()}
+    asked = [name for name in names if get(name).needs == "blind"] if model == "hq" else names
+    scored = {name: values.mean(axis=1) for name, values in scorer.score(asked, samples).items()}
     return [
         {"dataset": dataset.name, "model": model, "face_id": face_id}
-        | {name: float(values[name][row]) if name in values else float("nan") for name in names}
-        for model, values in result.items()
+        | {name: float(scored[name][row]) if name in scored else float("nan") for name in names}
         for row, face_id in enumerate(dataset.ids)
     ]
 

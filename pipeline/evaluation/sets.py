@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -13,17 +14,23 @@ from pipeline.evaluation.scoring import ScoreCache, Scorer, Scores, library_vers
 from pipeline.images import Pixels
 from pipeline.metrics import frechet
 from pipeline.metrics.catalogue import METRICS, SET_METRICS
-from pipeline.metrics.embeddings import EMBEDDERS
+from pipeline.metrics.embeddings import EMBEDDERS, Vectors
 
 DIVERSITY = "stlpips_vgg"  # the distance between two samples of one face
-Restored = Mapping[str, Sequence[Sequence[Pixels]]]  # model → samples → one image a face
+Samples = Sequence[Sequence[Pixels]]  # of one model: each holds one image a face
+Embedded = Mapping[str, Vectors]  # by embedder
+
+
+def embed(scorer: Scorer, images: Sequence[Pixels], names: Sequence[str]) -> dict[str, Vectors]:
+    """The vectors of `images` by each embedder that the Fréchet distances among `names` need."""
+    embedders = dict.fromkeys(frechet.FEATURES[name] for name in names if name in SET_METRICS)
+    return {one: scorer.embed(one, images) for one in embedders}
 
 
 def frechet_distances(
-    scorer: Scorer, dataset: Dataset, restored: Restored, names: Sequence[str], seed: int
+    scorer: Scorer, dataset: Dataset, models: Mapping[str, Embedded], names: Sequence[str], seed: int
 ) -> dict[str, dict[str, Any]]:
-    """{metric: what it is and {"models": {model: {value, n}}}} of the LQ and every model's first sample."""
-    models = {"lq": dataset.lq, **{model: samples[0] for model, samples in restored.items()}}
+    """{metric: what it is and {"models": {model: {value, n}}}} of the models that are given by their vectors."""
     result = {}
     for name in (name for name in names if name in SET_METRICS):
         metric, embedder = SET_METRICS[name], EMBEDDERS[frechet.FEATURES[name]]
@@ -34,8 +41,8 @@ def frechet_distances(
             originals = scorer.embed(embedder.name, dataset.hq or ())
             reference, floor = frechet.fit(originals), frechet.floor(originals, seed)
         values = {}
-        for model, images in models.items():
-            vectors = scorer.embed(embedder.name, images)[: frechet.VQFR_IMAGES if against_ffhq else None]
+        for model, embedded in models.items():
+            vectors = embedded[embedder.name][: frechet.VQFR_IMAGES if against_ffhq else None]
             values[model] = {"value": frechet.distance(frechet.fit(vectors), reference), "n": len(vectors)}
         result[name] = {
             "label": metric.label,
@@ -54,30 +61,41 @@ def frechet_distances(
     return result
 
 
-def diversity(dataset: Dataset, restored: Restored, stored: ScoreCache) -> dict[str, Any]:
-    """Mean distance between the samples of one face, for every model with two samples or more.
+@dataclass(frozen=True)
+class Spread:
+    """Mean distance [N] between the samples of each face, and how many samples of one model that are."""
 
-    {} where there is none; else the metric, the number of samples and {"models": {model: one value a face [N]}}.
-    """
-    models: dict[str, Scores] = {}
-    counts = {model: len(samples) for model, samples in restored.items() if len(samples) > 1}
-    if not counts or dataset.size < METRICS[DIVERSITY].min_size:
+    distances: Scores
+    samples: int
+
+
+def spread(scorer: Scorer, dataset: Dataset, samples: Samples, stored: ScoreCache) -> Spread | None:
+    """How far one model's samples lie apart; None with fewer than two, or on images too small for the distance."""
+    if len(samples) < 2 or dataset.size < METRICS[DIVERSITY].min_size:
+        return None
+    found = [_between(scorer, dataset, one, two, stored) for one, two in combinations(samples, 2)]
+    return Spread(np.mean(found, axis=0), len(samples))
+
+
+def diversity(spreads: Mapping[str, Spread]) -> dict[str, Any]:
+    """{} without any; else the metric, the number of samples and {"models": {model: one value a face [N]}}."""
+    if not spreads:
         return {}
-    for model in counts:
-        pairs = list(combinations(restored[model], 2))
-        found = [_between(dataset, one, two, stored) for one, two in pairs]
-        models[model] = np.mean(found, axis=0)
     return {
         "metric": DIVERSITY,
         "label": f"{METRICS[DIVERSITY].label} between samples",
-        "samples": min(counts.values()),
+        "samples": min(one.samples for one in spreads.values()),
         "weights": weight_hashes(DIVERSITY, {}),
         "library": library_versions(DIVERSITY),
-        "models": models,
+        "models": {model: one.distances for model, one in spreads.items()},
     }
 
 
-def _between(dataset: Dataset, one: Sequence[Pixels], two: Sequence[Pixels], stored: ScoreCache) -> Scores:
+def _between(
+    scorer: Scorer, dataset: Dataset, one: Sequence[Pixels], two: Sequence[Pixels], stored: ScoreCache
+) -> Scores:
     """Distance [N] of the samples `one` from `two`: the one takes the place of the originals."""
+    if scorer.hashes(one) == scorer.hashes(two):  # a restorer that draws nothing
+        return np.zeros(len(dataset.ids))
     pair = Dataset(dataset.name, dataset.ids, dataset.captions, one, two, dataset.size)
     return Scorer(pair, {}, stored).score([DIVERSITY], [one])[DIVERSITY][:, 0]

@@ -49,7 +49,7 @@ class Inputs:
 
     @property
     def restored(self) -> Path:
-        """RESTORED table."""
+        """A RESTORED table for each dataset and model."""
         return self.root / "data/restored"
 
     @property
@@ -111,7 +111,7 @@ def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
         "downloads": downloads(benchmark, dataset),
         "absent": benchmark["absent"],
         "further": further.gather(benchmark, dataset),
-        "pictures": pictures(inputs, params, scores, restorers),
+        "pictures": pictures(inputs, params, dataset, scores, restorers),
         "worst_label": benchmark["metrics"].get(params.worst_by, {}).get("label", params.worst_by),
         "trifle": text.share(params.smallest_loss),
         "distributions": distributions(benchmark, dataset, scores, params.headline),
@@ -167,7 +167,9 @@ def downloads(benchmark: Mapping[str, Any], dataset: str) -> dict[str, list[dict
     return found
 
 
-def pictures(inputs: Inputs, params: ReportParams, scores: pd.DataFrame, restorers: Sequence[str]) -> dict[str, Any]:
+def pictures(
+    inputs: Inputs, params: ReportParams, dataset: str, scores: pd.DataFrame, restorers: Sequence[str]
+) -> dict[str, Any]:
     """The first faces in order of id, the worst by `params.worst_by`, and zooms; each picture with its score."""
     ids = sorted(scores["face_id"].unique())
     first = ids[: params.first_faces]
@@ -181,7 +183,7 @@ def pictures(inputs: Inputs, params: ReportParams, scores: pd.DataFrame, restore
         full = scores[scores["model"].isin([f"{restorer}/full" for restorer in restorers])]
         mean = full.groupby("face_id")[by].mean().sort_index() * sign
         worst = list(mean.sort_values(ascending=False, kind="stable").index[: params.worst_faces])
-    images = _images(inputs, {*first, *worst}, models)
+    images = _images(inputs, dataset, {*first, *worst}, models)
     values = scores.set_index(["model", "face_id"])[by] if worst else None
 
     def strip(face_id: str) -> dict[str, Any]:
@@ -239,12 +241,11 @@ def _slider(restorer: str, models: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _images(inputs: Inputs, ids: set[str], models: Sequence[str]) -> dict[str, dict[str, Pixels]]:
-    restored = restoring.read(inputs.restored, sample=0, ids=ids)
+def _images(inputs: Inputs, dataset: str, ids: set[str], models: Sequence[str]) -> dict[str, dict[str, Pixels]]:
     found = {
         "lq": tables.read_images(tables.DEGRADED, inputs.degraded, {"face_id": ids}),
         "hq": tables.read_images(tables.FACES, inputs.faces, {"face_id": ids}),
-        **{model: restored.get(model, {}).get(0, {}) for model in models},
+        **restoring.read(inputs.restored, dataset, models, sample=0, ids=ids),
     }
     for model, by_face in found.items():
         if missing := sorted(ids - set(by_face)):

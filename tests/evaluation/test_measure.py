@@ -46,7 +46,7 @@ def plan(*metrics: str, **more) -> Plan:
 
 def run(restored, *metrics, name="test", paired=True, **more):
     rewards = {"reward_frm": Reward(Brightness(), "code")}
-    return measure(dataset(name, paired), restored, plan(*metrics, **more), rewards, ScoreCache())
+    return measure(dataset(name, paired), restored.items(), plan(*metrics, **more), rewards, ScoreCache())
 
 
 def test_a_frechet_distance_names_its_features_and_is_zero_for_the_originals():

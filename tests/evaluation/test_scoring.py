@@ -6,7 +6,7 @@ import torch
 
 from pipeline.evaluation import scoring
 from pipeline.evaluation.dataset import Dataset, aligned
-from pipeline.evaluation.scoring import Reward, ScoreCache, Scorer, score_models, usable
+from pipeline.evaluation.scoring import Reward, ScoreCache, Scorer, score_model, usable
 from pipeline.metrics import compute
 from pipeline.params import UserError
 from tests.report.example import draw_face
@@ -56,17 +56,20 @@ def scored(monkeypatch) -> list[int]:
 def test_a_known_shift_has_its_known_psnr_and_the_hq_is_not_compared_with_itself(dataset):
     shifted, original = ([np.full((32, 32, 3), value, np.uint8)] * 3 for value in (100, 110))
     flat = Dataset("test", IDS, ("",) * 3, dataset.lq, original, 32)
-    rows = score_models(Scorer(flat, {}, ScoreCache()), flat, {"one/base": [shifted]}, ["psnr"])
-    assert [row["psnr"] for row in rows if row["model"] == "one/base"] == pytest.approx([20 * np.log10(255 / 10)] * 3)
-    assert all(np.isnan(row["psnr"]) for row in rows if row["model"] == "hq")
-    assert {row["model"] for row in rows} == {"lq", "hq", "one/base"}
+    scorer = Scorer(flat, {}, ScoreCache())
+    rows = score_model(scorer, flat, "one/base", [shifted], ["psnr", "entropy"])
+    assert [row["psnr"] for row in rows] == pytest.approx([20 * np.log10(255 / 10)] * 3)
+    assert {(row["dataset"], row["model"]) for row in rows} == {("test", "one/base")}
+    assert [row["face_id"] for row in rows] == list(IDS)
+    originals = score_model(scorer, flat, "hq", [original], ["psnr", "entropy"])
+    assert all(np.isnan(row["psnr"]) and row["entropy"] == 0 for row in originals)
 
 
 def test_samples_are_averaged(dataset):
     dark, light = ([np.full((32, 32, 3), value, np.uint8)] * 3 for value in (0, 255))
     reward = {"reward_frm": Reward(Brightness(), "code")}
-    rows = score_models(Scorer(dataset, reward, ScoreCache()), dataset, {"m/full": [dark, light]}, ["reward_frm"])
-    of_model = {row["face_id"]: row["reward_frm"] for row in rows if row["model"] == "m/full"}
+    rows = score_model(Scorer(dataset, reward, ScoreCache()), dataset, "m/full", [dark, light], ["reward_frm"])
+    of_model = {row["face_id"]: row["reward_frm"] for row in rows}
     assert of_model == pytest.approx({"a": 0.5, "b": 0.5, "c": 1.5})  # the caption of c counts one
 
 

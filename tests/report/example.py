@@ -11,7 +11,7 @@ import yaml
 from PIL import Image, ImageDraw, ImageFilter
 
 from pipeline import tables
-from pipeline.evaluation.restoring import RESTORED
+from pipeline.evaluation.restoring import RESTORED, table_folder
 from pipeline.evaluation.summary import Comparison, benchmark, restorer_comparisons
 from pipeline.images import Pixels, encode_png
 from pipeline.runtime import rng, stable_hash, write_json, write_text
@@ -105,16 +105,22 @@ def write_tables(root: Path, ids: list[str], size: int) -> list[dict[str, Any]]:
         ],
     )
     sharpness = {"base": 38, "full": 90, "more_base": 42}
-    tables.write(
-        RESTORED,
-        root / "data/restored",
-        [
-            {"model": model, "face_id": i, "sample": 0, "seed": 1}
-            | {"image": cell(encode_png(blurred(hq[i], size / sharpness.get(model.partition("/")[2], 80))), i)}
-            for model in [EXTERNAL, *(f"{r}/{v}" for r in RESTORERS for v in VARIANTS)]
-            for i in ids
-        ],
-    )
+    for model in [EXTERNAL, *(f"{r}/{v}" for r in RESTORERS for v in VARIANTS)]:
+        width = size / sharpness.get(model.partition("/")[2], 80)
+        tables.write(
+            RESTORED,
+            table_folder(root / "data/restored", "test", model),
+            [
+                {
+                    "model": model,
+                    "face_id": i,
+                    "sample": 0,
+                    "seed": 1,
+                    "image": cell(encode_png(blurred(hq[i], width)), i),
+                }
+                for i in ids
+            ],
+        )
     rows = scores(ids)
     tables.write(tables.SCORES, root / "data/scores", rows)
     tables.write(
