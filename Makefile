@@ -2,7 +2,8 @@
 # make repro PROFILE=omi-cpu FACES=/path/to/faces
 #                                  profiles/omi-cpu.yaml in .runs/omi-cpu, a git worktree at HEAD with the same DVC cache
 # make ablation                    params.yaml with all variants of stage refl, and their benchmark and report, in
-#                                  .runs/ablation; or VARIANTS="full full_seed1 full_seed2 no_reward more_base", and
+#                                  .runs/ablation; or other VARIANTS, such as "full full_seed1 full_seed2
+#                                  no_reward no_reward_seed1 no_reward_seed2 more_base", and
 #                                  RESTORERS="gfpgan" for some restorers only
 # make test                        .venv, then all tests
 # make lint                        ruff and mypy
@@ -34,7 +35,7 @@ VARIANTS ?= structure reward static full no_reward more_base
 RESTORERS ?=
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 8
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 9
 
 venv: $(VENV)/.installed
 

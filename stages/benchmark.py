@@ -56,6 +56,8 @@ def main(
     if taken := sorted(set(params.external) & set(matrix)):
         raise UserError(f"benchmark.external: {taken[0]} is a restorer of the pipeline; give the folder another name")
     sources = source_names(data / "faces")
+    whose = tables.read_frame(tables.FACES, data / "faces", ["face_id", "group_id"])
+    people = dict(zip(whose["face_id"], whose["group_id"], strict=True))
     theirs = {name: External(Path(path), own.dataset, sources) for name, path in params.external.items()}
     with_theirs = [*comparisons, *(Comparison(name, "base-lq", f"{name}/base", "lq") for name in theirs)]
     size = own.dataset.size
@@ -69,7 +71,8 @@ def main(
         external = ((f"{name}/base", images, 1) for name, images in theirs.items() if opened is own)
         kept = keep(opened.dataset, chain(restorers, external), params.batch_size, seed, restored)
         asked = replace(plan, comparisons=with_theirs) if opened is own else plan
-        result, scored = measure(opened.dataset, kept, asked, rewards, cache, opened.notes, opened.published)
+        known = people if opened is own else None
+        result, scored = measure(opened.dataset, kept, asked, rewards, cache, opened.notes, opened.published, known)
         results.append(result)
         scores += scored
     tables.write(tables.SCORES, data / "scores", scores)

@@ -28,7 +28,7 @@ benchmark: {metrics: [psnr, entropy, niqe, reward_frm, reward_heldout], datasets
   diversity_samples: 2, batch_size: 3, resamples: 200}
 runtime: {device: cpu, threads: 1, num_workers: 1, joblib_backend: loky, progress: false}
 """
-TEST_FACES = [f"t{place}" for place in range(5)]
+TEST_FACES = [f"t{place}" for place in range(6)]
 STRENGTH = {"base": 0.12, "full": 0.02, "no_reward": 0.02, "full_seed1": 0.03, "full_seed2": 0.04}
 MODELS, SAMPLES = 5, 2
 
@@ -244,7 +244,7 @@ def test_folders_are_benchmarked_beside_the_own_split(project):
     result = json.loads((project / "metrics/benchmark.json").read_text())
     assert set(result["scores"]) == {"test", "LFW-Test"}
     about = result["datasets"]["LFW-Test"]
-    assert (about["n"], about["size"], about["paired"], about["published"]) == (5, 32, False, 1711)
+    assert (about["n"], about["size"], about["paired"], about["published"]) == (6, 32, False, 1711)
     assert any("published LFW-Test has 1711" in note for note in about["notes"])
     assert any("resized from 64 to 32 px" in note for note in about["notes"])
     assert "originals" in about["absent"]["psnr"]

@@ -85,7 +85,10 @@ def test_the_measured_numbers_are_those_of_the_metrics() -> None:
 
 def test_the_numbers_in_the_text_are_those_of_the_metrics() -> None:
     text = " ".join(TEXT.split())
-    metrics = {name: json.loads((ROOT / f"metrics/{name}.json").read_text()) for name in ("benchmark", "frm", "svm")}
+    metrics = {
+        name: json.loads((ROOT / f"metrics/{name}.json").read_text())
+        for name in ("benchmark", "frm", "frm_learning", "svm")
+    }
 
     def share(value: float) -> str:
         return f"{100 * value:.1f} %"
@@ -97,9 +100,31 @@ def test_the_numbers_in_the_text_are_those_of_the_metrics() -> None:
     frm, svm = metrics["frm"], metrics["svm"]
     assert f"on {with_interval(frm['headline'])} of {frm['headline']['n']} held-out pairs" in text
     assert f"the held-out one on {with_interval(frm['heldout']['headline'])}" in text
-    assert f"best single blind feature ({share(frm['best_blind_feature']['accuracy'])})" in text
+    blind = frm["best_blind_feature"]
+    assert blind["name"] == "sharpness"
+    assert blind["higher_is_better"] is False
+    assert f"best single blind feature ({share(blind['accuracy'])}: *less* sharpness)" in text
+    rewards = [frm["heldout"]["robustness"][harm]["reward"] for harm in ("blur", "identity_swap")]
+    assert all(harmed[-1] > harmed[0] for harmed in rewards), "the README says that it likes both"
+    chance = metrics["benchmark"]["impostor"]["id_dlib"]
+    assert f"{chance['mean']:.3f} apart on average, 5th percentile {chance['p5']:.3f}" in text
+    learnt = {one["share"]: one for one in metrics["frm_learning"]["shares"]}
+    few, half, every = (share(learnt[part]["votes"]["accuracy"]) for part in (0.25, 0.5, 1.0))
+    with_svm = share(learnt[1.0]["votes+svm"]["accuracy"])
+    assert f"a quarter of the faces gives {few}, half of them {half}, all {every} ({with_svm} with the SVM's" in text
     assert f"SVM {with_interval(svm)} at {share(svm['coverage'])} coverage" in text
     assert f"it is right on {share(frm['svm']['accuracy'])}" in text
+
+    comparisons = metrics["benchmark"]["comparisons"]["test"]
+    alex = {r: share(abs(comparisons[r]["full-base"]["stlpips_alex"]["relative"])) for r in comparisons}
+    assert (
+        f"DiffBIR gains {alex['diffbir']}, OSEDiff {alex['osediff']}, and GFPGAN gets {alex['gfpgan']} *worse*" in text
+    )
+    spread = metrics["benchmark"]["diversity"]["test"]["scores"]
+    less = {r: 100 * (1 - spread[r]["refl"]["mean"] / spread[r]["base"]["mean"]) for r in spread}
+    assert f"by {less['diffbir']:.0f} % less" in text
+    assert f"and {less['gfpgan']:.0f} % less for GFPGAN" in text
+    assert f"(OSEDiff: {-less['osediff']:.0f} % more)" in text
 
     against_base = text.partition("**ReFL against its base:")[2].partition("The aim of 15 %")[0]
     for restorer, name in {"diffbir": "DiffBIR", "osediff": "OSEDiff", "gfpgan": "GFPGAN"}.items():

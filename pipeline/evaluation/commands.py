@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -55,6 +56,7 @@ def compare(
     configure(runtime_params())
     opened = folders.read(dataset, results, only_common, name)
     restored = opened.results
+    notes = [*opened.notes, *samples_notes(restored)]
     baseline = baseline or next(iter(restored))
     if baseline not in restored:
         raise UserError(f"--baseline {baseline}: no such results; given are {', '.join(restored)}")
@@ -69,14 +71,12 @@ def compare(
     ]
     samples = max(len(each) for each in restored.values())
     plan = Plan(asked, comparisons, resamples, seed, samples, samples, roles=None)
-    result, rows = measure(
-        opened.dataset, restored.items(), plan, rewards, ScoreCache(cache), opened.notes, opened.published
-    )
+    result, rows = measure(opened.dataset, restored.items(), plan, rewards, ScoreCache(cache), notes, opened.published)
     name = opened.dataset.name
-    write_json(out / "benchmark.json", result | {"notes": opened.notes})
+    write_json(out / "benchmark.json", result | {"notes": notes})
     formats.write(out, result, name)
     write_text(out / "scores.csv", per_image(rows))
-    for note in opened.notes:
+    for note in notes:
         print(f"note: {note}")
     for metric, reason in result["absent"].items():
         print(f"absent: {metric}: {reason}")
@@ -85,6 +85,16 @@ def compare(
         values = ", ".join(f"{model} {found['base']['value']:.4g}" for model, found in entry["scores"].items())
         print(f"{metric} ({entry['label']}, against {entry['against']}): {values}; {entry['note']}")
     print(f"written to {out}")
+
+
+def samples_notes(restored: Mapping[str, Sequence[folders.Images]]) -> list[str]:
+    """Which results are several folders, each taken for one sample of every face: it may not have been meant so."""
+    found = {model: [one.paths[0].parent.name for one in each] for model, each in restored.items() if len(each) > 1}
+    return [
+        f"{model}: its {len(names)} folders ({', '.join(names)}) are taken for samples of one method, and scores are "
+        "their mean; give one of them to --results to compare it alone"
+        for model, names in found.items()
+    ]
 
 
 def per_image(rows: list[dict[str, object]]) -> str:

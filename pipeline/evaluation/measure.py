@@ -22,7 +22,7 @@ from pipeline.evaluation.scoring import (
     weight_hashes,
 )
 from pipeline.evaluation.sets import Samples, diversity, embed, frechet_distances, spread
-from pipeline.evaluation.summary import Comparison, benchmark, nested, public_name, seeds
+from pipeline.evaluation.summary import PEOPLE, Comparison, benchmark, nested, public_name, seeds
 from pipeline.metrics import bradley_terry
 from pipeline.metrics.catalogue import METRICS, REWARDS, SET_METRICS, get
 from pipeline.metrics.statistics import paired_bootstrap, wilcoxon_p
@@ -58,11 +58,13 @@ def measure(
     cache: ScoreCache,
     notes: Sequence[str] = (),
     published: int | None = None,
+    people: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One dataset's part of metrics/benchmark.json, and its rows of the SCORES table.
 
-    `restored` gives each model with its samples; only one model's pictures are looked at at a time.
-    Raises UserError where no metric at all can be computed.
+    `restored` gives each model with its samples; only one model's pictures are looked at at a time. `people`: face id →
+    person, where some faces may be of one: intervals then resample people, and chance is between different ones.
+    Raises UserError where no metric at all can be computed, or one has no value for a picture.
     """
     names, absent = usable(plan.metrics, dataset, rewards)
     if not names:
@@ -82,7 +84,9 @@ def measure(
         for images in samples:
             scorer.forget(images)
     frame = pd.DataFrame(rows)
-    between = impostor(scorer, dataset, names)
+    if people and len({people[face_id] for face_id in dataset.ids}) < len(dataset.ids):
+        frame[PEOPLE] = frame["face_id"].map(people)
+    between = impostor(scorer, dataset, names, people)
     made_by = provenance(names, rewards)
     result = benchmark(dataset.name, frame, plan.comparisons, absent, between, made_by, plan.resamples, plan.seed)
     for name, entry in result["metrics"].items():

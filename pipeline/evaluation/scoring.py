@@ -24,6 +24,7 @@ from pipeline.metrics import compute, embeddings, identity
 from pipeline.metrics.catalogue import REWARDS, SET_METRICS, get, known
 from pipeline.metrics.embeddings import COMPARED, EMBEDDERS, Vectors
 from pipeline.parallel import CHUNK
+from pipeline.params import UserError
 from pipeline.reward.model import FaceRewardModel
 from pipeline.runtime import atomic, device, file_hash, fingerprint, stable_hash
 
@@ -31,11 +32,11 @@ BLOCK = 32 * CHUNK  # images in memory at once; whole chunks, so it has no effec
 Scores = NDArray[np.float64]
 LIBRARIES = (
     *("torch", "numpy", "scipy", "pyiqa", "basicsr", "facexlib", "dlib-bin", "stlpips_pytorch"),
-    *("open_clip_torch", "diffusers", "opencv-python-headless", "pillow"),
+    *("open_clip_torch", "diffusers", "opencv-python-headless", "pillow", "torchvision", "timm"),
 )
 # no score depends on these, but the trained models that are scored do
 TRAINED_WITH = (
-    *("torchvision", "timm", "transformers", "peft", "accelerate", "safetensors"),
+    *("transformers", "peft", "accelerate", "safetensors"),
     *("scikit-learn", "pandas", "pyarrow", "pytorch_wavelets"),
 )
 
@@ -291,7 +292,13 @@ def score_model(
     (its PSNR is infinite).
     """
     asked = [name for name in names if get(name).needs == "blind"] if model == "hq" else names
-    scored = {name: values.mean(axis=1) for name, values in scorer.score(asked, samples).items()}
+    scored = {name: _mean(name, values) for name, values in scorer.score(asked, samples).items()}
+    for name, values in scored.items():
+        if not get(name).drops and (broken := np.flatnonzero(np.isnan(values))).size:
+            raise UserError(
+                f"{dataset.name}: {name} is no number for {model}, face {dataset.ids[broken[0]]} ({broken.size} of "
+                f"{len(values)} faces): is that picture of one colour, or broken? Leave it or the metric out"
+            )
     return [
         {"dataset": dataset.name, "model": model, "face_id": face_id}
         | {name: float(scored[name][row]) if name in scored else float("nan") for name in names}
@@ -299,14 +306,24 @@ def score_model(
     ]
 
 
-def impostor(scorer: Scorer, dataset: Dataset, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Distance between different faces of the dataset (mean, 5th percentile, n): the chance level of identity metrics.
+def _mean(name: str, values: Scores) -> NDArray[np.float64]:
+    """Mean [faces] over samples [faces, samples]; over those that are left where the metric's protocol drops some."""
+    if not get(name).drops:
+        return np.asarray(values.mean(axis=1))
+    return np.asarray(np.ma.masked_invalid(values).mean(axis=1).filled(np.nan))
 
-    n: the faces, of which all pairs count.
+
+def impostor(
+    scorer: Scorer, dataset: Dataset, names: Sequence[str], people: Mapping[str, str] | None = None
+) -> dict[str, dict[str, float]]:
+    """Distance between different people of the dataset (mean, 5th percentile, n): the chance level of identity metrics.
+
+    n: the faces, of which all pairs count: the first of each person (`people`: face id → person; None: all differ).
     """
     if "id_dlib" not in names or dataset.hq is None or len(dataset.ids) < 2:
         return {}
-    return {"id_dlib": identity.impostors(scorer.embed("dlib", dataset.hq))}
+    first = {(people or {}).get(face_id, face_id): row for row, face_id in reversed(list(enumerate(dataset.ids)))}
+    return {"id_dlib": identity.impostors(scorer.embed("dlib", dataset.hq)[sorted(first.values())])}
 
 
 def provenance(names: Sequence[str], rewards: Mapping[str, Reward]) -> dict[str, Any]:

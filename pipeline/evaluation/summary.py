@@ -17,6 +17,8 @@ from pipeline.metrics.statistics import holm, paired_bootstrap, wilcoxon_p
 from pipeline.runtime import stable_seed
 
 SEED = re.compile(r"(.+)_seed\d+")  # a repeat of a variant with another seed, e.g. full_seed1
+FEWEST = 6  # faces behind a verdict: with fewer, Wilcoxon's p can't fall under 0.05
+PEOPLE = "group_id"  # column of a scores frame: pictures of one person are drawn together
 RUNGS = (("reward", "structure"), ("static", "no_reward"))  # of the ablation: each pair differs by the reward alone
 
 
@@ -47,25 +49,32 @@ def restorer_comparisons(restorer: str, variants: Sequence[str]) -> list[Compari
 def summarise(scores: pd.DataFrame, resamples: int, seed: int) -> dict[str, dict[str, dict[str, Any]]]:
     """Mean and 95 % bootstrap interval of every metric: {restorer: {variant: {metric: {mean, ci95, n, dropped}}}}.
 
-    `scores`: rows of the SCORES table of one dataset. Metrics absent for a model (all NaN) are left out; a score that
-    is missing for some of its faces is a bug, ValueError, unless the metric's protocol drops pairs: then it is counted.
+    `scores`: rows of the SCORES table of one dataset, with PEOPLE where some share a person. Metrics absent for a model
+    (all NaN) are left out; a score that is missing for some of its faces is a bug, ValueError, unless the metric's
+    protocol drops pairs: then it is counted.
     """
     found: dict[str, dict[str, Any]] = {}
     for model, rows in scores.groupby("model", sort=True):
         entry = found[str(model)] = {}
         for metric in metric_columns(scores):
-            values, dropped = kept(metric, rows[metric].to_numpy(dtype=np.float64))
+            values, people, dropped = kept(metric, rows[metric].to_numpy(dtype=np.float64), rows.get(PEOPLE))
             if not len(values):
                 continue
-            mean, lo, hi = paired_bootstrap(values, stable_seed(seed, "mean", model, metric), resamples)
+            mean, lo, hi = paired_bootstrap(values, stable_seed(seed, "mean", model, metric), resamples, people)
             entry[metric] = {"mean": mean, "ci95": [lo, hi], "n": len(values), "dropped": dropped}
     return nested(found)
 
 
-def kept(metric: str, values: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
-    """The values that count, and how many the metric's protocol drops; none where all are NaN (metric absent)."""
+def kept(
+    metric: str, values: NDArray[np.float64], people: pd.Series | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.str_] | None, int]:
+    """The values that count, whose they are, and how many the metric's protocol drops.
+
+    No value counts where all are NaN (metric absent).
+    """
     missing = np.isnan(values)
-    return (values[~missing], int(missing.sum())) if get(metric).drops or missing.all() else (values, 0)
+    counts = ~missing if get(metric).drops or missing.all() else np.ones(len(values), dtype=bool)
+    return values[counts], None if people is None else people.to_numpy(dtype=str)[counts], int((~counts).sum())
 
 
 def nested(models: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -84,7 +93,8 @@ def nested(models: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def compare(scores: pd.DataFrame, comparison: Comparison, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
     """{metric: {delta, ci95, p, p_holm, better, worse, relative, n, dropped}} of two models on the same faces.
 
-    delta is model − baseline; `better` (`worse`): the interval excludes zero on the good (bad) side; p is Wilcoxon's,
+    delta is model − baseline; `better` (`worse`): the interval of FEWEST faces or more excludes zero on the good (bad)
+    side; p is Wilcoxon's,
     p_holm corrected over this comparison's metrics; relative is delta / |mean of the baseline|; `dropped`: faces that
     the metric's protocol leaves out of either model.
     Raises ValueError where the two models were not scored on the same faces.
@@ -95,12 +105,13 @@ def compare(scores: pd.DataFrame, comparison: Comparison, resamples: int, seed: 
     result: dict[str, dict[str, Any]] = {}
     for metric in metric_columns(scores):
         values, reference = (frame[metric].to_numpy(dtype=np.float64) for frame in (one, two))
-        delta, dropped = kept(metric, values - reference)
+        delta, people, dropped = kept(metric, values - reference, one.get(PEOPLE))
         if not len(delta):
             continue
         # the seed leaves the models out: every comparison of a metric resamples the same faces
-        mean, lo, hi = paired_bootstrap(delta, stable_seed(seed, "delta", metric), resamples)
-        up, down = lo > 0, hi < 0
+        mean, lo, hi = paired_bootstrap(delta, stable_seed(seed, "delta", metric), resamples, people)
+        enough = len(delta) >= FEWEST
+        up, down = enough and lo > 0, enough and hi < 0
         higher = get(metric).higher_is_better
         level = abs(float(np.nanmean(reference)))
         result[metric] = {
@@ -132,7 +143,7 @@ def seeds(scores: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
     means = {str(model): rows[metric_columns(scores)].mean() for model, rows in scores.groupby("model", sort=True)}
     repeats: dict[str, list[str]] = {}
     for model in means:
-        if match := SEED.fullmatch(model):
+        if "/" in model and (match := SEED.fullmatch(model)):  # a folder of results may have any name
             repeats.setdefault(match[1], [match[1]] if match[1] in means else []).append(model)
     result: dict[str, dict[str, dict[str, Any]]] = {}
     for first, models in repeats.items():

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from pipeline import runtime
 from pipeline.compat import dlib_weights
@@ -144,7 +145,10 @@ def libraries(name: str) -> tuple[str, ...]:
         return ("torch", "pyiqa", "stlpips_pytorch")
     if name == "niqe":
         return ("torch", "pyiqa", "basicsr")
-    return ("torch", "pyiqa") if get(name).pyiqa or name in FEATURES else ("torch",)
+    if get(name).pyiqa or name in FEATURES:
+        # some of those with weights of their own stand on networks of torchvision or timm
+        return ("torch", "torchvision", "timm", "pyiqa") if weights(name) else ("torch", "pyiqa")
+    return ("torch",)
 
 
 def score(
@@ -274,7 +278,10 @@ def _niqe_parameters() -> Path:
 
 
 def _niqe(images: Tensor) -> Tensor:
-    """NIQE (Mittal et al. 2013) with basicsr's pristine parameters, on its Y of YCbCr; batched by pyiqa's code."""
+    """NIQE (Mittal et al. 2013) with basicsr's pristine parameters, on its Y of YCbCr; batched by pyiqa's code.
+
+    NaN for a picture without texture, which has no such statistics.
+    """
     from pyiqa.archs.niqe_arch import niqe
 
     with np.load(_niqe_parameters()) as file:
@@ -283,4 +290,17 @@ def _niqe(images: Tensor) -> Tensor:
         )
     weights = images.new_tensor([65.481, 128.553, 24.966], dtype=torch.float64).view(1, 3, 1, 1)
     y = ((images.double() * weights).sum(dim=1, keepdim=True) + 16).round()
-    return niqe(y, mean.reshape(1, -1).repeat(len(y), 1), covariance.repeat(len(y), 1, 1))
+
+    def of(batch: Tensor) -> Tensor:
+        return niqe(batch, mean.reshape(1, -1).repeat(len(batch), 1), covariance.repeat(len(batch), 1, 1))
+
+    def alone(image: Tensor) -> Tensor:
+        try:
+            return of(image[None])
+        except LinAlgError:
+            return image.new_full((1,), torch.nan)
+
+    try:
+        return of(y)
+    except LinAlgError:  # one such picture spoils its batch
+        return torch.cat([alone(image) for image in y])

@@ -76,6 +76,7 @@ class Inputs:
 def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
     """The template's context. Raises UserError naming the file that is missing or broken, and the stage to rerun."""
     benchmark = read_json(inputs.metrics / "benchmark.json")
+    frm = read_json(inputs.metrics / "frm.json")
     dataset = next(iter(benchmark["scores"]))
     scores = tables.read_frame(tables.SCORES, inputs.scores)
     scores = scores[scores["dataset"] == dataset]
@@ -92,6 +93,8 @@ def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
             "identity": text.identity_detail(benchmark, dataset),
             "base": text.base_sentence(benchmark, dataset, params.headline),
             "reward": text.reward_sentence(benchmark, dataset),
+            "witness": text.witness_sentence(benchmark, dataset, frm),
+            "training": text.training_sentence(benchmark, dataset),
             "diversity": text.diversity_sentence(benchmark, dataset),
             "hacking": text.hacking_sentence(benchmark, dataset, params.smallest_loss),
             "labels": text.label_sentence(kinds, annotators),
@@ -117,9 +120,7 @@ def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
         "distributions": distributions(benchmark, dataset, scores, params.headline),
         "training": curves.training(inputs.plots / "refl", inputs.metrics / "refl", restorers),
         "base_plots": curves.plots(sorted(inputs.plots.glob("base*.csv"))),
-        "frm": evidence.reward_model(
-            read_json(inputs.metrics / "frm.json"), read_json(inputs.metrics / "frm_learning.json")
-        ),
+        "frm": evidence.reward_model(frm, read_json(inputs.metrics / "frm_learning.json")),
         "frm_plots": curves.evidence_plots(sorted(inputs.plots.glob("frm_*.csv"))),
         "svm": evidence.svm(read_json(inputs.metrics / "svm.json")),
         "svm_plots": curves.evidence_plots(sorted(inputs.plots.glob("svm_*.csv"))),

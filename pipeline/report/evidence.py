@@ -100,7 +100,8 @@ def _accuracies(content: Mapping[str, Any], models: Mapping[str, Mapping[str, An
         _add(rows, MODELS[name], entry["headline"])
     _add(rows, "SVM", content.get("svm"))
     if blind := content.get("best_blind_feature"):
-        _add(rows, f"best single feature ({blind.get('name', '?')})", blind)
+        less = "" if blind.get("higher_is_better", True) else "less "
+        _add(rows, f"best single feature ({less}{blind.get('name', '?')})", blind)
     if not rows:
         return None
     return charts.bars(rows, "Accuracy on unanimous pairs", "share of unanimous pairs of two restorations", CHANCE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 from pipeline.report import further
 from pipeline.report.tables import ablation, about, columns, rows
 from pipeline.report.text import (
+    DOUBT,
+    DOUBT_NOTE,
     NBSP,
     VERDICTS,
     comparison_label,
@@ -33,19 +34,25 @@ _LATEX |= {"…": r"\ldots{}", "·": r"$\cdot$", "±": r"$\pm$", "<": "$<$", "×
 _LATEX |= {"†": r"$\dagger$", NBSP: "~", "²": "$^2$", "æ": r"\ae{}"}
 NAMES = ("means", "comparisons", "ablation", "frechet", "win_rates", "diversity", "seeds")  # of the tables
 OF_EACH = NAMES[:2]  # that datasets beside the first have as .tex and .md, too
+WRITTEN = ".tables"  # in the folder: the names of the files there that are ours
 ABOUT = ["roles", "protocols", "labels"]  # columns of `_about`
 Table = list[list[str]]  # the first row is the head
 
 
 def write(folder: Path, benchmark: Mapping[str, Any], dataset: str) -> None:
-    """Every file of `files` into a folder; those that an earlier call wrote and this one doesn't are deleted."""
+    """Every file of `files` into a folder; those that an earlier call wrote and this one doesn't are deleted.
+
+    WRITTEN lists them: a file that this function has not written is never touched, but for one of the same name.
+    """
     found = files(benchmark, dataset)
+    known = folder / WRITTEN
+    before = known.read_text(encoding="utf-8").splitlines() if known.is_file() else []
+    write_text(known, "".join(f"{name}\n" for name in sorted({*before, *found})))  # also where this call is killed
     for name, content in found.items():
         write_text(folder / name, content)
-    ours = re.compile(rf"({'|'.join(NAMES)})(-.+)?\.(csv|tex|md)")
-    for path in folder.iterdir():
-        if ours.fullmatch(path.name) and path.name not in found:
-            path.unlink()
+    for name in set(before) - set(found):
+        (folder / Path(name).name).unlink(missing_ok=True)
+    write_text(known, "".join(f"{name}\n" for name in sorted(found)))
 
 
 def files(benchmark: Mapping[str, Any], dataset: str) -> dict[str, str]:
@@ -66,12 +73,21 @@ def files(benchmark: Mapping[str, Any], dataset: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, (shown, plain) in zip(NAMES, tables, strict=True):
         if len(shown) > 1:
-            found |= {f"{name}.csv": csv_text(plain), f"{name}.tex": latex(shown), f"{name}.md": markdown(shown)}
+            said = notes(benchmark, dataset, shown) if name in OF_EACH else []
+            found |= {f"{name}.csv": csv_text(plain)}
+            found |= {f"{name}.tex": latex(shown, said), f"{name}.md": markdown(shown, said)}
     for other in (name for name in benchmark["scores"] if name != dataset):
         for name, table in zip(OF_EACH, (score_table, comparison_table), strict=True):
             if len(shown := table(benchmark, other)) > 1:
-                found |= {f"{name}-{other}.tex": latex(shown), f"{name}-{other}.md": markdown(shown)}
+                said = notes(benchmark, other, shown)
+                found |= {f"{name}-{other}.tex": latex(shown, said), f"{name}-{other}.md": markdown(shown, said)}
     return found
+
+
+def notes(benchmark: Mapping[str, Any], dataset: str, table: Table) -> list[str]:
+    """What a reader of the table must know: resized, left out, another count than the published one; the dagger."""
+    said = list(benchmark.get("datasets", {}).get(dataset, {}).get("notes", []))
+    return said + ([DOUBT_NOTE] if any(DOUBT in cell for row in table for cell in row) else [])
 
 
 def score_table(benchmark: Mapping[str, Any], dataset: str) -> Table:
@@ -227,18 +243,21 @@ def csv_text(table: Table) -> str:
     return text.getvalue()
 
 
-def markdown(table: Table) -> str:
-    """A GitHub-flavoured Markdown table; columns after the first are right-aligned."""
+def markdown(table: Table, said: Sequence[str] = ()) -> str:
+    """A GitHub-flavoured Markdown table; columns after the first are right-aligned; below it what is `said`."""
     head, *body = ([cell.replace("|", "\\|") for cell in row] for row in table)
     rule = ["---", *("---:" for _ in head[1:])]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body)) + "\n"
+    below = "".join(f"\n{note}\n" for note in said)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body)) + "\n" + below
 
 
-def latex(table: Table) -> str:
-    """A LaTeX tabular in booktabs style."""
+def latex(table: Table, said: Sequence[str] = ()) -> str:
+    """A LaTeX tabular in booktabs style; below it what is `said`, as comments."""
     head, *body = ([_escaped(cell) for cell in row] for row in table)
     lines = [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule", _row(head), r"\midrule"]
-    return "\n".join([*lines, *map(_row, body), r"\bottomrule", r"\end{tabular}"]) + "\n"
+    return (
+        "\n".join([*lines, *map(_row, body), r"\bottomrule", r"\end{tabular}", *(f"% {note}" for note in said)]) + "\n"
+    )
 
 
 def _metric_heads(benchmark: Mapping[str, Any]) -> list[str]:

@@ -57,7 +57,9 @@ def frechet(content: Mapping[str, Any], dataset: str) -> list[Part]:
         rows.append((_model(restorer, variant), [value_text(one["value"]) if one else "–" for one in found]))
     floors = [one.get("floor") for one in entries.values()]
     if any(floor is not None for floor in floors):
-        rows.append(("two random halves of the originals", [_or_dash(floor) for floor in floors]))
+        half = min(one["n_reference"] for one in entries.values()) // 2
+        label = f"two random halves of the originals (n = {half} each, so no yardstick for the rows above)"
+        rows.append((label, [_or_dash(floor) for floor in floors]))
     notes = dict.fromkeys(
         f"{one['label']}: {one['features']}, against {one['against']} (n = {one['n_reference']}). {one['note']}".strip()
         for one in entries.values()

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from pipeline.evaluation import commands, folders
 from pipeline.evaluation.commands import compare
+from pipeline.images import encode_png
 from pipeline.params import UserError
 from tests.report.example import draw_face
 
@@ -78,11 +79,33 @@ def test_folders_are_compared_with_known_numbers(work):
 
 def test_tables_of_an_earlier_call_do_not_outlive_it(work):
     (work / "benchmark").mkdir()
-    for name in ("frechet.csv", "ablation.tex", "mine.csv"):
-        (work / "benchmark" / name).write_text("old")
-    assert run("--dataset", "Set", "--results", "near", "--metrics", "psnr", "--resamples", "200").exit_code == 0
+    (work / "benchmark/ablation.tex").write_text("somebody's own")
+    asked = ("--dataset", "Set", "--results", "near", "--resamples", "200", "--metrics")
+    assert run(*asked, "psnr,frechet_dlib").exit_code == 0
+    assert (work / "benchmark/frechet.csv").is_file()
+    assert run(*asked, "psnr").exit_code == 0
     kept = {path.name for path in (work / "benchmark").iterdir()}
-    assert kept & {"frechet.csv", "ablation.tex", "mine.csv"} == {"mine.csv"}
+    assert {"means.csv", "ablation.tex"} <= kept
+    assert "frechet.csv" not in kept
+
+
+def test_folders_in_a_folder_of_results_are_samples_and_that_is_said(work):
+    (work / "method").mkdir()
+    for name in ("near", "far"):
+        (work / name).rename(work / "method" / name)
+    done = run("--dataset", "Set", "--results", "method", "--metrics", "psnr", "--resamples", "200")
+    assert done.exit_code == 0, done.output
+    [note] = json.loads((work / "benchmark/benchmark.json").read_text())["notes"]
+    assert note.startswith("method: its 2 folders (far, near) are taken for samples")
+    assert note in (work / "benchmark/means.md").read_text()
+    assert f"% {note}" in (work / "benchmark/means.tex").read_text()
+
+
+def test_a_picture_without_a_score_is_an_error_that_names_it(work):
+    (work / "far/0003.png").write_bytes(encode_png(np.zeros((32, 32, 3), np.uint8)))
+    refused = run("--dataset", "Set", "--results", "far", "--metrics", "psnr,piqe", "--resamples", "200")
+    assert refused.exit_code == 2
+    assert "piqe is no number for far, face 0003 (1 of 8 faces)" in refused.output
 
 
 def test_missing_names_are_an_error_or_are_left_out_and_said(work):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from pipeline.evaluation import measure as module
-from pipeline.evaluation import scoring
+from pipeline.evaluation import scoring, sets
 from pipeline.evaluation.dataset import Dataset
 from pipeline.evaluation.measure import Plan, joined, measure, used_roles
 from pipeline.evaluation.scoring import Reward, ScoreCache, Scorer
@@ -148,3 +148,46 @@ def test_several_datasets_make_one_file():
     assert pd.DataFrame(rows)["model"].nunique() == 4  # lq, hq and the two
     with pytest.raises(UserError, match="Wild: no metric can be computed: psnr: needs the originals"):
         run(restored, "psnr", name="Wild", paired=False)
+
+
+def test_chance_is_between_people_not_between_pictures():
+    people = dict(zip(IDS, "aabcde", strict=True))
+    rewards = {"reward_frm": Reward(Brightness(), "code")}
+    restored = {"r/base": [BLUR], "r/full": [HQ]}
+    result, rows = measure(dataset(), restored.items(), plan("id_dlib"), rewards, ScoreCache(), people=people)
+    others = identity.embed([HQ[0], *HQ[2:]])
+    assert result["impostor"]["id_dlib"] == pytest.approx(identity.impostors(others), rel=1e-5)
+    assert "group_id" not in rows[0]
+
+
+def test_what_a_protocol_drops_of_one_sample_leaves_the_others(monkeypatch):
+    made = Scorer(dataset(), {}, ScoreCache())
+    monkeypatch.setattr(
+        made, "score", lambda names, columns: {"deg_arcface_vqfr": np.array([[10.0, np.nan]] * 5 + [[np.nan] * 2])}
+    )
+    rows = scoring.score_model(made, dataset(), "m/full", [HQ, HQ], ["deg_arcface_vqfr"])
+    np.testing.assert_equal([row["deg_arcface_vqfr"] for row in rows], [10.0] * 5 + [np.nan])
+
+
+def test_each_frechet_distance_has_its_features_its_reference_and_its_images(monkeypatch):
+    draw = np.random.default_rng(0)
+    vectors = {name: draw.normal(size=(12, 3)) for name in ("inception", "inception_legacy")}
+    originals = draw.normal(size=(12, 3))
+    ffhq = frechet.fit(draw.normal(size=(40, 3)))
+    asked = []
+
+    class Known:
+        def embed(self, embedder, images):
+            asked.append(embedder)
+            return originals
+
+    monkeypatch.setattr(sets, "weight_hashes", lambda *_: {})
+    monkeypatch.setattr(frechet, "ffhq", lambda: ffhq)
+    monkeypatch.setattr(frechet, "VQFR_IMAGES", 7)
+    found = sets.frechet_distances(Known(), dataset(), {"r/full": vectors}, ["fid", "fid_vqfr"], 0)
+    fid, published = (found[name]["models"]["r/full"] for name in ("fid", "fid_vqfr"))
+    assert asked == ["inception"]
+    assert fid == {"value": frechet.distance(frechet.fit(vectors["inception"]), frechet.fit(originals)), "n": 12}
+    seven = frechet.fit(vectors["inception_legacy"][:7])
+    assert published == {"value": frechet.distance(seven, ffhq), "n": 7}
+    assert (found["fid_vqfr"]["against"], found["fid_vqfr"]["floor"]) == ("FFHQ-512 statistics", None)

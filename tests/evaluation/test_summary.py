@@ -158,3 +158,24 @@ def test_seeds_are_repeats_of_a_variant_and_no_variants():
     assert two["std"] == pytest.approx(np.sqrt(2))
     assert "ci95" not in two
     assert seeds(SCORES) == {}
+
+
+def test_a_folder_that_is_named_like_a_seed_is_none():
+    assert seeds(frame(mine={"psnr": [20.0]}, mine_seed1={"psnr": [21.0]})) == {}
+
+
+def test_too_few_faces_have_no_verdict():
+    few = SCORES[SCORES["face_id"] < "f05"]
+    pair = Comparison("diffbir", "full-base", "diffbir/full", "diffbir/base")
+    assert compare(few, pair, 200, 0)["id_dlib"]["better"] is False
+    assert compare(SCORES[SCORES["face_id"] < "f06"], pair, 200, 0)["id_dlib"]["better"] is True
+
+
+def test_pictures_of_one_person_are_drawn_together():
+    pair = Comparison("diffbir", "", "diffbir/full", "diffbir/no_reward")
+    twice = SCORES.assign(group_id=[f"p{int(face[1:]) % 2}" for face in SCORES["face_id"]])  # the noise goes with it
+    (lo, hi), (near, far) = (compare(one, pair, 2_000, 0)["id_dlib"]["ci95"] for one in (twice, SCORES))
+    assert (lo, hi) == pytest.approx((-0.01, 0.01))  # one person twice, or the other
+    assert lo < near < far < hi
+    means = [summarise(one, 2_000, 0)["diffbir"]["no_reward"]["id_dlib"]["ci95"] for one in (twice, SCORES)]
+    assert means[0] != means[1]

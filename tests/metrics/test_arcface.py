@@ -54,6 +54,21 @@ def test_weights_of_the_published_names_are_used(monkeypatch: pytest.MonkeyPatch
     np.testing.assert_allclose(arcface.embed(hq, "cpu")[1:2], alone, rtol=1e-4, atol=1e-5)
 
 
+def test_the_network_sees_grey_128_px_from_minus_one_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def network(batch: torch.Tensor) -> torch.Tensor:
+        seen.append(batch)
+        return torch.zeros(len(batch), 512)
+
+    monkeypatch.setattr(arcface, "_network", lambda path, device: network)
+    shades = [np.full((64, 64, 3), shade, np.uint8) for shade in ((0, 0, 0), (255, 255, 255), (255, 0, 0))]
+    arcface.embed(shades, "cpu")
+    assert seen[0].shape == (3, 1, 128, 128)
+    red = round(0.299 * 255) / 127.5 - 1
+    assert seen[0].mean(dim=(1, 2, 3)).tolist() == pytest.approx([-1.0, 1.0, red], abs=1e-6)
+
+
 def test_other_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
     torch.save({"a": torch.zeros(2)}, path)

@@ -119,6 +119,14 @@ def test_niqe_equals_basicsr_from_its_minimum_size_on() -> None:
     assert compute.score(["niqe"], [image])["niqe"][0] == pytest.approx(expected, rel=5e-3)
 
 
+def test_niqe_of_a_picture_without_texture_is_no_number_and_spoils_no_other() -> None:
+    image = noisy(face(0, METRICS["niqe"].min_size), 6)
+    alone = compute.score(["niqe"], [image])["niqe"]
+    both = compute.score(["niqe"], [image, np.zeros_like(image)])["niqe"]
+    assert np.isnan(both[1])
+    assert both[0] == pytest.approx(alone[0], rel=1e-4)
+
+
 def test_blind_features_move_the_right_way(
     faces: list[Pixels], scores: dict[str, dict[str, NDArray[np.float64]]]
 ) -> None:

@@ -48,6 +48,17 @@ def test_identity_is_near_under_blur_and_far_between_faces() -> None:
     assert identity.distance(embeddings, embeddings).max() == 0
 
 
+def test_identity_is_dlibs_descriptor_of_the_aligned_chip_in_rgb() -> None:
+    network = dlib.face_recognition_model_v1(str(dlib_weights("dlib_face_recognition_resnet_model_v1.dat")))
+    image = landmarks.enlarge(SAMPLE[1])
+    points = [dlib.point(round(x), round(y)) for x, y in landmarks.landmarks_68([image])[0]]
+    shape = dlib.full_object_detection(dlib.rectangle(42, 72, 214, 244), points)
+    expected = np.asarray(network.compute_face_descriptor(image, shape))  # dlib cuts the chip itself
+    assert identity.embed([SAMPLE[1]])[0] == pytest.approx(expected, abs=1e-6)
+    flipped = np.asarray(network.compute_face_descriptor(np.ascontiguousarray(image[..., ::-1]), shape))
+    assert np.linalg.norm(flipped - expected) > 0.05  # the order of the colours shows
+
+
 def test_impostors_are_all_pairs_of_different_rows() -> None:
     rows = np.zeros((3, 128))
     rows[1, 0], rows[2, 0] = 1.0, 3.0  # distances 1, 3, 2

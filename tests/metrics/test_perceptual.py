@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from pipeline.images import to_tensor
+from pipeline.metrics import compute
 from pipeline.metrics.perceptual import Net, PerceptualDistance, weights_file
 from tests.metrics.faces import blurred, face
 
@@ -43,3 +44,12 @@ def test_gradient_lowers_the_distance_and_stays_finite_on_flat_images(pair: tupl
     assert flat.grad is not None
     assert bool(flat.grad.isfinite().all())
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_metrics_of_this_name_are_these_distances_of_images_in_minus_one_to_one() -> None:
+    hq = [face(seed) for seed in range(2)]
+    images = [blurred(one) for one in hq]
+    found = compute.score(["stlpips_vgg", "stlpips_alex"], images, hq)
+    for net in ("vgg", "alex"):
+        expected = PerceptualDistance(net)(to_tensor(hq), to_tensor(images))
+        torch.testing.assert_close(torch.from_numpy(found[f"stlpips_{net}"]).float(), expected, rtol=1e-4, atol=1e-6)

@@ -174,3 +174,25 @@ def test_metric_by_metric_losses_stand_before_gains() -> None:
 )
 def test_differences_have_the_decimals_of_their_interval(delta, ci95, expected) -> None:
     assert text.difference({"delta": delta, "ci95": ci95}) == expected
+
+
+def test_what_is_wrong_with_the_held_out_judge_is_said() -> None:
+    made = benchmark(diffbir={})
+    for name, mean in (("lq", -0.019), ("hq", -0.018)):
+        made["scores"]["test"][name] = {"base": {"reward_heldout": {"mean": mean}}}
+    ladders = {"blur": {"reward": [0.0, 0.1]}, "jpeg": {"reward": [0.0, -0.1]}, "identity_swap": {"reward": [0.0, 0.0]}}
+    frm = {"heldout": {"headline": {"accuracy": 0.716}, "robustness": ladders}}
+    assert text.witness_sentence(made, "test", frm) == (
+        "The held-out reward is right on 71.6\u00a0% of unanimous pairs and gives originals no less when they are "
+        "blurred and given another person’s inner face; it gives the inputs −0.019 and the originals −0.018."
+    )
+    assert text.witness_sentence(made, "test", {}) == ""
+    del made["scores"]["test"]["hq"]
+    assert text.witness_sentence(made, "test", frm) == ""
+
+
+def test_the_report_says_over_how_many_trainings_it_speaks() -> None:
+    made = benchmark(diffbir={})
+    assert "of one training: how much another seed moves them was not measured" in text.training_sentence(made, "test")
+    made["seeds"] = {"test": {"diffbir": {"refl-base": {"psnr": {"n": 3}}, "refl": {"psnr": {"n": 3}}}}}
+    assert text.training_sentence(made, "test").endswith("the table of seeds has 3 trainings.")
