@@ -68,17 +68,19 @@ repro: profile
 	cd $(RUN) && dvc repro
 endif
 
-# The run's own lock, metrics and plots stay when its code moves to the new HEAD, so that only what changed runs again.
+# The run's own lock, metrics and plots, and votes that were exported in it, stay when its code moves to the new HEAD, so
+# that only what changed runs again and no vote is lost.
 KEPT := dvc.lock metrics plots
 profile: venv
 	@test -f $(PARAMS) || { echo "error: $(PARAMS) is missing; there are: $$(cd profiles && echo *.yaml)" >&2; exit 1; }
-	@git diff --quiet HEAD -- pipeline stages dvc.yaml || echo "note: $(RUN) runs the committed code (HEAD), not your uncommitted edits"
+	@git diff --quiet HEAD -- pipeline stages dvc.yaml annotations || echo "note: $(RUN) runs the committed code and votes (HEAD), not your uncommitted edits"
 	@git worktree prune
 	@if [ -e $(RUN) ] && [ "$$(git -C $(RUN) rev-parse --show-toplevel 2>&1)" != "$$(cd $(RUN) && pwd -P)" ]; then \
 	  echo "error: $(RUN) is no git worktree of this checkout (was it moved?); delete $(RUN), its results are in the DVC cache" >&2; exit 1; \
 	fi
 	@if [ -d $(RUN) ]; then \
-	  cd $(RUN); tar -cf .kept.tar $$(ls -d $(KEPT) 2>/dev/null) --files-from /dev/null; \
+	  cd $(RUN); votes=$$(git diff --name-only HEAD -- annotations/human.parquet); \
+	  tar -cf .kept.tar $$(ls -d $(KEPT) 2>/dev/null) $$votes --files-from /dev/null; \
 	  git checkout --quiet --force --detach $$(git -C $(CURDIR) rev-parse HEAD); \
 	  rm -rf $(KEPT); tar -xf .kept.tar; rm .kept.tar; \
 	else \
@@ -86,6 +88,7 @@ profile: venv
 	  cd $(RUN); rm -rf $(KEPT); \
 	fi
 	@cd $(RUN) && dvc config --local cache.dir "$$(cd $(CURDIR) && dvc cache dir)"
+	@cd $(RUN) && for round in annotations/rounds/*.dvc; do if [ -e "$$round" ]; then dvc checkout --quiet "$$round"; fi; done
 	@cp $(PARAMS) $(RUN)/params.yaml
 	@if [ -n "$(FACES)" ]; then \
 	  test -d "$(FACES)" || { echo "error: FACES=$(FACES) is no folder" >&2; exit 1; }; \

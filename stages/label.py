@@ -61,7 +61,8 @@ def main() -> None:
     simulated = human.iloc[:0] if params.source == "human" else simulated_votes(pairs, facts, params, seed)
     votes = combine(params.source, simulated, human)
 
-    taught = votes[~votes["annotator"].isin(params.panel("second"))]  # who teaches only the held-out reward
+    elsewhere = {*params.panel("second"), *(value("frm.heldout.annotators") or ())}
+    taught = votes[~votes["annotator"].isin(elsewhere)]  # the others teach only the held-out reward
     with_reference = value("features.reference")
     needs_hq = columns(map(str, features))["reference"]
     evidence = assess(features, needs_hq, with_reference, shown, taught, params.prior_votes, svm_params, seed)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ from pipeline.annotation.web import serve
 from pipeline.params import UserError, validate, value
 from pipeline.runtime import stage
 
+MADE_TOGETHER = ("degrade", "restore", "features", "pairs")  # stages whose outputs a round keeps
 DATABASE = "sqlite:///annotations/votes.sqlite"
 Database = Annotated[str, typer.Option(help="SQLAlchemy URL of the votes database.")]
 
@@ -30,7 +33,9 @@ labels_app = typer.Typer(no_args_is_help=True, help="Rounds of pairs for people 
 @labels_app.command("round")
 @stage
 def labels_round(
-    pairs: Annotated[int, typer.Option(help="Showings in the round, gold pairs and repeats included.")] = 100,
+    pairs: Annotated[
+        int | None, typer.Option(help="Showings, gold pairs and repeats included. [100; evaluation: 500]")
+    ] = None,
     random: Annotated[
         float, typer.Option(help="Share picked at random; the rest is what the SVM was unsure of.")
     ] = 0.2,
@@ -43,7 +48,7 @@ def labels_round(
     """Write the next immutable batch of pairs below annotations/rounds and track it with DVC."""
     plan = {
         "seed": value("seed"),
-        "pairs": pairs,
+        "pairs": pairs if pairs is not None else (500 if evaluation else 100),
         "random": random,
         "gold": gold,
         "repeats": repeats,
@@ -55,10 +60,17 @@ def labels_round(
 
 
 def _make_round(plan: RoundPlan) -> Round:
+    _require_one_making()
     made = rounds.make_round(plan)
     tracked = rounds.track(made.folder)
     counts = ", ".join(f"{n} {why}" for why, n in made.counts.items())
     print(f"{made.folder}: {sum(made.counts.values())} pairs ({counts})")
+    margin, drawn = (made.counts.get(why, 0) for why in ("margin", "random"))
+    if not plan.evaluation and margin < round((1 - plan.random) * (margin + drawn)):
+        print(
+            "fewer unsure pairs than wanted, random ones took their place: `dvc repro label` finds those that the SVM "
+            "is unsure of now"
+        )
     if tracked:
         print(f"tracked by DVC: commit {made.folder}.dvc, and `dvc push` shares the images")
     return made
@@ -75,8 +87,8 @@ def labels_export(
         raise UserError(f"{without_password(database)}: nobody has voted here yet; run `diffusionreward annotate`")
     with _one_line():
         total, new = votes.export(_open(database).votes(), out)
-    if out.with_name(f"{out.name}.dvc").exists():
-        rounds.track(out)
+        if out.with_name(f"{out.name}.dvc").exists():
+            rounds.track(out)
     print(f"{out}: {total} votes, {new} new")
 
 
@@ -116,13 +128,34 @@ def annotate(
         serve(_open(database, lease_minutes * 60), known, host, port, token)
 
 
+def _require_one_making() -> None:
+    """Refuse a round of features, candidates and inputs that were not made together: it would keep them for ever."""
+    if not Path("dvc.yaml").is_file():
+        return
+    asked = [sys.executable, "-m", "dvc", "status", "--json", *MADE_TOGETHER]
+    done = subprocess.run(asked, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"`dvc status {' '.join(MADE_TOGETHER)}` failed: {done.stderr.strip()}")
+    for made_by, changes in json.loads(done.stdout).items():
+        for change in (one for one in changes if isinstance(one, dict)):  # else "changed command": no data
+            for path in {**change.get("changed deps", {}), **change.get("changed outs", {})}:
+                if path.startswith("data/"):
+                    raise UserError(
+                        f"{path} is not what stage `{made_by}` last saw or made: a round would mix features and images "
+                        "of different makings; run `dvc repro pairs features`"
+                    )
+
+
 @contextmanager
 def _one_line() -> Iterator[None]:
-    """A database that is locked, full or read-only as a user's error; nothing was changed in it."""
+    """A database or a disk that is locked, full or read-only as a user's error; nothing was changed in it."""
     try:
         yield
     except Unavailable as error:
         raise UserError(f"{error}; mend that and run this again") from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise UserError(f"{where}{error.strerror or error}; mend that and run this again") from None
 
 
 def _open(database: str, lease_seconds: float = 600.0) -> Store:

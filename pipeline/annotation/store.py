@@ -159,6 +159,13 @@ class Store:
                 db.execute(leases.insert().values(**row))
             return [self._lease(db, lease_id, annotator) for lease_id in kept], offer.progress
 
+    def spelling(self, name: str) -> str:
+        """`name` as it was written before: a phone that begins it with a capital makes no second person."""
+        with self._reading() as db:
+            known = db.scalars(sa.union(sa.select(leases.c.annotator), sa.select(events.c.annotator))).all()
+        alike = sorted(one for one in known if one.casefold() == name.casefold())
+        return name if name in alike or not alike else str(alike[0])
+
     def progress(self, annotator: str) -> Progress:
         """How far someone is."""
         with self._reading() as db:

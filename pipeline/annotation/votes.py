@@ -65,6 +65,10 @@ def status(votes: Sequence[Mapping[str, Any]], rounds: Sequence[Round], seed: in
         pd.MultiIndex.from_frame(facts[["round_id", "pair_id"]])
     )
     standing, unknown = standing[known], int((~known).sum())
+    # two databases may have asked one person the same: the last answer counts, as in stage `label`
+    standing = standing.sort_values(["at", "event_id"]).drop_duplicates(
+        ["annotator", "round_id", "pair_id"], keep="last"
+    )
     return {
         "votes": len(standing),
         "undone": int(frame["undone_by"].ne("").sum()),

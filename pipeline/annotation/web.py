@@ -30,6 +30,7 @@ from pipeline.params import UserError
 
 HERE = Path(__file__).parent
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # listen everywhere, but nobody can open them
 NAME = re.compile(r"[\w][\w .@-]{0,39}")
 PAIRS_AHEAD = 2  # the pair on screen and the next one, fetched while the first is judged
 POLICY = "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
@@ -91,7 +92,9 @@ def create_app(store: Store, rounds: Sequence[Round], token: str | None, hosts: 
 
     def who(request: Request) -> str:
         name = unquote(request.cookies.get("annotator", ""))
-        if not admitted(request.cookies.get("token")) or not NAME.fullmatch(name):
+        # a page says whose it is: somebody else may have signed in since, in another tab of this browser
+        page_of = unquote(request.headers.get("X-Annotator", quote(name)))
+        if not admitted(request.cookies.get("token")) or not NAME.fullmatch(name) or page_of != name:
             raise HTTPException(401, "sign in first")
         return name
 
@@ -130,7 +133,7 @@ def create_app(store: Store, rounds: Sequence[Round], token: str | None, hosts: 
         if not admitted(given):
             return sign_in_page(request, name, "That is not the token that the command printed.")
         response = RedirectResponse("/", status_code=303)
-        _remember(response, "annotator", quote(name))
+        _remember(response, "annotator", quote(store.spelling(name)))
         if token is not None:
             _remember(response, "token", given)
         return response
@@ -178,7 +181,8 @@ def create_app(store: Store, rounds: Sequence[Round], token: str | None, hosts: 
 
 
 def _remember(response: Response, key: str, value: str) -> None:
-    response.set_cookie(key, value, max_age=90 * 24 * 3600, httponly=True, samesite="strict")
+    # lax, not strict: the printed address must also work as a link in a mail; what changes anything is a POST
+    response.set_cookie(key, value, max_age=90 * 24 * 3600, httponly=True, samesite="lax")
 
 
 def _addresses(lease: Lease) -> dict[str, str]:
@@ -209,7 +213,8 @@ def serve(store: Store, rounds: Sequence[Round], host: str, port: int, token: st
             raise UserError(
                 f"can't listen on {host}:{port} ({error.strerror}); choose another --host or --port"
             ) from None
-        name = f"[{host}]" if ":" in host else host
+        reached = socket.gethostname() if host in WILDCARDS else host
+        name = f"[{reached}]" if ":" in reached else reached
         query = f"?token={quote(token)}" if token is not None else ""
         print(f"annotate at http://{name}:{listener.getsockname()[1]}/{query}  (Ctrl-C ends it)", flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -45,3 +48,37 @@ def test_a_mistyped_database_is_named_and_not_made(project: Path) -> None:
     assert done.exit_code == 2
     assert "sqlite:///annotations/vote.sqlite: nobody has voted here yet" in done.output
     assert not (project / "annotations/vote.sqlite").exists()
+
+
+def test_an_export_that_cannot_be_written_is_one_line(project: Path) -> None:
+    (project / "file").write_text("")
+    done = CliRunner().invoke(app, ["labels", "export", "--out", "file/human.parquet"])
+    assert done.exit_code == 2
+    [line] = done.output.splitlines()
+    assert line.startswith("error: file")
+    assert line.endswith("mend that and run this again")
+
+
+@pytest.mark.parametrize(
+    "change", [{"changed deps": {"data/candidates": "modified"}}, {"changed outs": {"data/features": "modified"}}]
+)
+def test_a_round_of_things_that_were_not_made_together_is_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, dict[str, str]]
+) -> None:
+    (project / "dvc.yaml").write_text("stages: {}")
+    said = {"features": [change, "changed command"]}
+
+    def dvc(command: list[str], **_: Any) -> SimpleNamespace:
+        assert command[2:4] == ["dvc", "status"]
+        return SimpleNamespace(returncode=0, stdout=json.dumps(said), stderr="")
+
+    monkeypatch.setattr(commands.subprocess, "run", dvc)
+    before = sorted((project / "annotations/rounds").iterdir())
+    done = CliRunner().invoke(app, ["labels", "round", "--pairs", "4"])
+    assert done.exit_code == 2
+    assert f"{next(iter(next(iter(change.values()))))} is not what stage `features` last saw or made" in done.output
+    assert sorted((project / "annotations/rounds").iterdir()) == before
+    said["features"] = ["changed command", {"changed deps": {"params.yaml": {"seed": "modified"}}}]
+    done = CliRunner().invoke(app, ["labels", "round", "--pairs", "4", "--gold", "0", "--repeats", "0"])
+    assert done.exit_code == 0, done.output
+    assert "`dvc repro label` finds those" in done.output  # there are no labels here, so no pair is unsure

@@ -122,6 +122,20 @@ def save_votes(rows: list[dict[str, Any]]) -> None:
     tables.write_file(pa.Table.from_pylist(rows, schema=tables.VOTES.schema()), HUMAN_VOTES)
 
 
+def test_who_is_named_for_the_held_out_reward_teaches_no_label(project: Path) -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["frm"]["heldout"]["annotators"] = ["sim-5", "sim-6", "sim-7", "sim-8"]
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    run()
+    votes, labels = (tables.read_frame(table, f"data/{table.name}") for table in (tables.VOTES, tables.ANNOTATIONS))
+    voters = votes.groupby("pair_id")["annotator"].agg(set)
+    nobody_else = voters.index[
+        voters.map(lambda names: "sim-5" in names and names <= {"sim-5", "sim-6", "sim-7", "sim-8"})
+    ]
+    assert len(nobody_else)
+    assert not labels["pair_id"][labels["source"].eq("simulated")].isin(nobody_else).any()
+
+
 def test_human_votes_replace_and_unknown_ones_are_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs_stage.main()
     pairs = tables.read_frame(tables.PAIRS, "data/pairs")

@@ -109,6 +109,36 @@ def test_nobody_sees_someone_elses_pictures(client: TestClient) -> None:
     assert client.get(address).status_code == 409
 
 
+def test_a_page_of_somebody_else_in_the_same_browser_saves_nothing_under_the_wrong_name(
+    client: TestClient, store: Store
+) -> None:
+    lease = pairs(client)[0]["lease"]
+    sign_in(client, "Bob")  # in another tab
+    event = {"kind": "vote", "event_id": str(uuid4()), "lease": lease, "choice": "left", "response_ms": 700}
+    refused = client.post("/api/events", json=event, headers={"X-Annotator": "Ada"})
+    assert refused.status_code == 401  # which the page takes for "signed out": it keeps the vote
+    assert client.post("/api/next", headers={"X-Annotator": "Ada"}).status_code == 401
+    assert store.votes() == []
+    sign_in(client, "Ada")
+    assert client.post("/api/events", json=event, headers={"X-Annotator": "Ada"}).json() == {"saved": True, "new": True}
+
+
+def test_capitals_make_no_second_person(client: TestClient, store: Store) -> None:
+    vote(client, pairs(client)[0]["lease"])
+    sign_in(client, "ADA")
+    vote(client, pairs(client)[0]["lease"])
+    assert {row["annotator"] for row in store.votes()} == {"Ada"}
+    sign_in(client, "Adam")
+    vote(client, pairs(client)[0]["lease"])
+    assert {row["annotator"] for row in store.votes()} == {"Ada", "Adam"}
+
+
+def test_the_printed_address_works_as_a_link_from_elsewhere(store: Store, one: Round) -> None:
+    with TestClient(create_app(store, [one], "secret", ["localhost"]), base_url="http://localhost") as client:
+        answer = client.get("/?token=secret", follow_redirects=False)
+        assert "samesite=lax" in answer.headers["set-cookie"].lower()
+
+
 def test_everything_but_the_sign_in_page_needs_a_name(store: Store, one: Round) -> None:
     client = TestClient(create_app(store, [one], None, ["localhost"]), base_url="http://localhost")
     assert "Your name" in client.get("/").text
@@ -232,6 +262,21 @@ def test_status_counts_and_compares(store: Store, tmp_path: Path) -> None:
     text = votes.as_text(found)
     assert "100% of 2" in text
     assert "1 votes are on pairs of no round" in text
+
+
+def test_two_databases_that_asked_one_person_the_same_count_once(store: Store, tmp_path: Path) -> None:
+    one = write_round(tmp_path, pairs=4)
+    found = []
+    for name, choice in (("first", "left"), ("second", "right")):
+        database = Store(f"sqlite:///{tmp_path / name}.sqlite")
+        with TestClient(create_app(database, [one], None, ["localhost"]), base_url="http://localhost") as client:
+            sign_in(client, "Ada")
+            while ready := pairs(client):
+                vote(client, ready[0]["lease"], choice)
+        found += database.votes()
+    alone = votes.status(found[len(found) // 2 :], [one], 0)
+    assert votes.status(found, [one], 0) == alone
+    assert alone["votes"] == len(found) // 2
 
 
 def test_status_of_nothing_is_no_error() -> None:

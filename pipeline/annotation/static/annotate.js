@@ -54,7 +54,7 @@ async function post(path, body) {
   try {
     response = await fetch(path, {
       method: "POST",
-      headers: { "Content-Type": "application/json" },
+      headers: { "Content-Type": "application/json", "X-Annotator": encodeURIComponent(annotator) },
       body: JSON.stringify(body ?? {}),
       signal: AbortSignal.timeout(20000),
     });
@@ -403,6 +403,11 @@ $("#undo").addEventListener("click", (event) => {
   event.currentTarget.blur();
 });
 $("#guide").addEventListener("click", () => dialog.showModal());
+$("#sign-out").addEventListener("submit", (event) => {
+  const kept = readQueue().length;
+  const asked = `${kept} of your answers are not saved yet. They stay in this browser until you sign in here again. Sign out?`;
+  if (kept && !confirm(asked)) event.preventDefault();
+});
 
 // ---------------------------------------------------------------- start, and staying in touch
 
