@@ -108,7 +108,8 @@ def lease(page: Any) -> str:
 
 
 def press(page: Any, key: str) -> None:
-    """Press a voting key and wait for the next pair."""
+    """Press a voting key when a pair is there (after trouble it may still be on its way), and wait for the next one."""
+    page.wait_for_selector("body.ready")
     before = lease(page)
     page.keyboard.press(key)
     page.wait_for_function(READY, arg=before)
