@@ -178,6 +178,12 @@ def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(clone: Path
     (run / "dvc.lock").write_text("its own\n")
     (run / "metrics").mkdir(exist_ok=True)
     (run / "metrics/mine.json").write_text("{}\n")
+    (run / "annotations/human.parquet").write_bytes(b"votes exported in the run")
+    batch = clone / "annotations/rounds/0001-abc"
+    batch.mkdir(parents=True)
+    (batch / "round.json").write_text("{}\n")
+    subprocess.run([f"{sys.prefix}/bin/dvc", "add", "-q", str(batch)], cwd=clone, check=True)
+    git(clone, "add", "annotations")
     (clone / "pipeline/params.py").write_text((clone / "pipeline/params.py").read_text() + "# newer\n")
     git(clone, "commit", "-qam", "newer")
     assert make(clone, "profile", "PROFILE=ci").returncode == 0
@@ -185,6 +191,8 @@ def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(clone: Path
     assert (run / "pipeline/params.py").read_text().endswith("# newer\n")
     assert (run / "dvc.lock").read_text() == "its own\n"
     assert [path.name for path in (run / "metrics").iterdir()] == ["mine.json"]
+    assert (run / "annotations/human.parquet").read_bytes() == b"votes exported in the run"
+    assert (run / "annotations/rounds/0001-abc/round.json").read_text() == "{}\n"  # the run can learn from its votes
     assert git(clone, "status", "--porcelain") == ""
 
 
