@@ -243,7 +243,7 @@ def witness_sentence(benchmark: Mapping[str, Any], dataset: str, frm: Mapping[st
     ]
     said = f"The held-out reward is right on {share(judge['headline']['accuracy'])} of unanimous pairs"
     if rises:
-        said += f" and gives originals no less when they are {listed(rises)}"
+        said += f" and gives originals no less when they are {listed(rises, 'or')}"
     lq, hq = (signed(entry["mean"]) for entry in known.values() if entry)
     return f"{said}; it gives the inputs {lq} and the originals {hq}."
 
@@ -369,9 +369,9 @@ def held_out(benchmark: Mapping[str, Any]) -> list[str]:
     return [name for name, entry in benchmark["metrics"].items() if "held_out" in entry["roles"]]
 
 
-def listed(items: Sequence[str]) -> str:
+def listed(items: Sequence[str], last: str = "and") -> str:
     """ "a", "a and b", "a, b and c"; nothing of nothing."""
-    return f"{', '.join(items[:-1])} and {items[-1]}" if len(items) > 1 else "".join(items)
+    return f"{', '.join(items[:-1])} {last} {items[-1]}" if len(items) > 1 else "".join(items)
 
 
 def _short(benchmark: Mapping[str, Any], metric: str) -> str:

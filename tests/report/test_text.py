@@ -184,7 +184,7 @@ def test_what_is_wrong_with_the_held_out_judge_is_said() -> None:
     frm = {"heldout": {"headline": {"accuracy": 0.716}, "robustness": ladders}}
     assert text.witness_sentence(made, "test", frm) == (
         "The held-out reward is right on 71.6\u00a0% of unanimous pairs and gives originals no less when they are "
-        "blurred and given another person’s inner face; it gives the inputs −0.019 and the originals −0.018."
+        "blurred or given another person’s inner face; it gives the inputs −0.019 and the originals −0.018."
     )
     assert text.witness_sentence(made, "test", {}) == ""
     del made["scores"]["test"]["hq"]
