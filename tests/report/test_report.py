@@ -166,6 +166,7 @@ def test_rungs_that_differ_by_the_reward_alone_follow_the_key_comparison(page):
 def test_tables_travel_in_the_page_as_the_files_beside_it(run, page):
     links = dict(re.findall(r'<a download="([^"]+)" href="data:[^"]*;base64,([^"]+)"', page))
     beside = {path.name: path.read_bytes() for path in (run / "data/report").iterdir() if path.suffix != ".html"}
+    assert sorted(beside.pop(formats.WRITTEN).decode().split()) == sorted(beside)
     assert {name: base64.b64decode(uri) for name, uri in links.items()} == beside
     names = "means ablation comparisons frechet win_rates diversity seeds".split()
     assert set(beside) == {f"{name}.{kind}" for name in names for kind in ("csv", "tex", "md")}
