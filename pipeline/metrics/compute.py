@@ -296,7 +296,7 @@ def _niqe(images: Tensor) -> Tensor:
 
     def alone(image: Tensor) -> Tensor:
         try:
-            return of(image[None])
+            return of(image[None]).reshape(1)  # of a single image pyiqa returns a number
         except LinAlgError:
             return image.new_full((1,), torch.nan)
 
