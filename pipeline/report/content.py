@@ -93,7 +93,7 @@ def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
             "identity": text.identity_detail(benchmark, dataset),
             "base": text.base_sentence(benchmark, dataset, params.headline),
             "reward": text.reward_sentence(benchmark, dataset),
-            "witness": text.witness_sentence(benchmark, dataset, frm),
+            "witness": evidence.witness_sentence(benchmark, dataset, frm),
             "training": text.training_sentence(benchmark, dataset),
             "diversity": text.diversity_sentence(benchmark, dataset),
             "hacking": text.hacking_sentence(benchmark, dataset, params.smallest_loss),

@@ -13,6 +13,15 @@ SHARES = {"accuracy", "coverage", "fit_accuracy", "best_in_hindsight", "annotato
 CHANCE = ("chance", 0.5)
 MODELS = {"": "FRM", "heldout": "held-out FRM"}
 LEARNT_FROM = SEPARATES["labels"]
+HELDOUT_REWARD = "reward_heldout"
+HARMS = {
+    "blur": "blurred",
+    "noise": "noisy",
+    "jpeg": "compressed",
+    "oversharpen": "over-sharpened",
+    "pattern": "covered by a fine pattern",
+    "identity_swap": "given another person’s inner face",
+}
 ANCHORS = {"hq": "the original", "smooth": "the restoration to the over-smoothed", "sharp": "… to the over-sharpened"}
 
 Row = tuple[str, float, float | None, float | None]
@@ -29,6 +38,24 @@ def reward_model(content: Mapping[str, Any], learning: Mapping[str, Any]) -> dic
         "tables": [table for table in found if table],
         "facts": facts(content),
     }
+
+
+def witness_sentence(benchmark: Mapping[str, Any], dataset: str, frm: Mapping[str, Any]) -> str:
+    """What is wrong with the held-out reward as a judge, from metrics/frm.json: where it rises and ought to fall."""
+    judge, scores = frm.get("heldout") or {}, benchmark["scores"][dataset]
+    known = {name: scores.get(name, {}).get("base", {}).get(HELDOUT_REWARD) for name in ("lq", "hq")}
+    if not judge or None in known.values():
+        return ""
+    rises = [
+        HARMS.get(name, name)
+        for name, one in judge.get("robustness", {}).items()
+        if one["reward"][-1] >= one["reward"][0]
+    ]
+    said = f"The held-out reward is right on {share(judge['headline']['accuracy'])} of unanimous pairs"
+    if rises:
+        said += f" and gives originals no less when they are {listed(rises, 'or')}"
+    lq, hq = (signed(entry["mean"]) for entry in known.values() if entry)
+    return f"{said}; it gives the inputs {lq} and the originals {hq}."
 
 
 def svm(content: Mapping[str, Any]) -> dict[str, Any]:

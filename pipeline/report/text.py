@@ -9,15 +9,6 @@ from typing import Any
 IDENTITY = "id_dlib"
 WATCHED = ("lmd_68", "ssim")  # beside the held-out measures, when the reward is suspected of being exploited
 OWN_REWARD = "reward_frm"  # what ReFL follows
-HELDOUT_REWARD = "reward_heldout"
-HARMS = {
-    "blur": "blurred",
-    "noise": "noisy",
-    "jpeg": "compressed",
-    "oversharpen": "over-sharpened",
-    "pattern": "covered by a fine pattern",
-    "identity_swap": "given another person’s inner face",
-}
 RESTORER_LABELS = {
     "diffbir": "DiffBIR",
     "osediff": "OSEDiff",
@@ -228,24 +219,6 @@ def reward_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:
         return "What the reward itself adds was not measured: there is no control without it, or no held-out metric."
     found = {verdict(entries[name]) for entries in compared.values() for name in names if name in entries}
     return f"Nothing measurable on held-out measures. {said}" if found == {"none"} else said
-
-
-def witness_sentence(benchmark: Mapping[str, Any], dataset: str, frm: Mapping[str, Any]) -> str:
-    """What is wrong with the held-out reward as a judge, from metrics/frm.json: where it rises and ought to fall."""
-    judge, scores = frm.get("heldout") or {}, benchmark["scores"][dataset]
-    known = {name: scores.get(name, {}).get("base", {}).get(HELDOUT_REWARD) for name in ("lq", "hq")}
-    if not judge or None in known.values():
-        return ""
-    rises = [
-        HARMS.get(name, name)
-        for name, one in judge.get("robustness", {}).items()
-        if one["reward"][-1] >= one["reward"][0]
-    ]
-    said = f"The held-out reward is right on {share(judge['headline']['accuracy'])} of unanimous pairs"
-    if rises:
-        said += f" and gives originals no less when they are {listed(rises, 'or')}"
-    lq, hq = (signed(entry["mean"]) for entry in known.values() if entry)
-    return f"{said}; it gives the inputs {lq} and the originals {hq}."
 
 
 def training_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.report import text
+from pipeline.report import evidence, text
 
 LABELS = {
     "id_dlib": ("Identity distance (dlib ResNet)", False, ["held_out"]),
@@ -182,13 +182,13 @@ def test_what_is_wrong_with_the_held_out_judge_is_said() -> None:
         made["scores"]["test"][name] = {"base": {"reward_heldout": {"mean": mean}}}
     ladders = {"blur": {"reward": [0.0, 0.1]}, "jpeg": {"reward": [0.0, -0.1]}, "identity_swap": {"reward": [0.0, 0.0]}}
     frm = {"heldout": {"headline": {"accuracy": 0.716}, "robustness": ladders}}
-    assert text.witness_sentence(made, "test", frm) == (
+    assert evidence.witness_sentence(made, "test", frm) == (
         "The held-out reward is right on 71.6\u00a0% of unanimous pairs and gives originals no less when they are "
         "blurred or given another person’s inner face; it gives the inputs −0.019 and the originals −0.018."
     )
-    assert text.witness_sentence(made, "test", {}) == ""
+    assert evidence.witness_sentence(made, "test", {}) == ""
     del made["scores"]["test"]["hq"]
-    assert text.witness_sentence(made, "test", frm) == ""
+    assert evidence.witness_sentence(made, "test", frm) == ""
 
 
 def test_the_report_says_over_how_many_trainings_it_speaks() -> None:
