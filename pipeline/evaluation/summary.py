@@ -17,7 +17,7 @@ from pipeline.metrics.statistics import holm, paired_bootstrap, wilcoxon_p
 from pipeline.runtime import stable_seed
 
 SEED = re.compile(r"(.+)_seed\d+")  # a repeat of a variant with another seed, e.g. full_seed1
-FEWEST = 6  # faces behind a verdict: with fewer, Wilcoxon's p can't fall under 0.05
+FEWEST = 6  # faces, or people where some share one, behind a verdict: with fewer, Wilcoxon's p can't fall under 0.05
 PEOPLE = "group_id"  # column of a scores frame: pictures of one person are drawn together
 RUNGS = (("reward", "structure"), ("static", "no_reward"))  # of the ablation: each pair differs by the reward alone
 
@@ -93,7 +93,7 @@ def nested(models: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def compare(scores: pd.DataFrame, comparison: Comparison, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
     """{metric: {delta, ci95, p, p_holm, better, worse, relative, n, dropped}} of two models on the same faces.
 
-    delta is model − baseline; `better` (`worse`): the interval of FEWEST faces or more excludes zero on the good (bad)
+    delta is model − baseline; `better` (`worse`): the interval of FEWEST people or more excludes zero on the good (bad)
     side; p is Wilcoxon's,
     p_holm corrected over this comparison's metrics; relative is delta / |mean of the baseline|; `dropped`: faces that
     the metric's protocol leaves out of either model.
@@ -110,7 +110,7 @@ def compare(scores: pd.DataFrame, comparison: Comparison, resamples: int, seed: 
             continue
         # the seed leaves the models out: every comparison of a metric resamples the same faces
         mean, lo, hi = paired_bootstrap(delta, stable_seed(seed, "delta", metric), resamples, people)
-        enough = len(delta) >= FEWEST
+        enough = (len(delta) if people is None else len(np.unique(people))) >= FEWEST
         up, down = enough and lo > 0, enough and hi < 0
         higher = get(metric).higher_is_better
         level = abs(float(np.nanmean(reference)))

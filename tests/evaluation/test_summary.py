@@ -177,5 +177,7 @@ def test_pictures_of_one_person_are_drawn_together():
     (lo, hi), (near, far) = (compare(one, pair, 2_000, 0)["id_dlib"]["ci95"] for one in (twice, SCORES))
     assert (lo, hi) == pytest.approx((-0.01, 0.01))  # one person twice, or the other
     assert lo < near < far < hi
+    better = compare(twice, Comparison("diffbir", "", "diffbir/full", "diffbir/base"), 200, 0)["id_dlib"]
+    assert better["better"] is False  # two people are too few for a verdict, however many pictures
     means = [summarise(one, 2_000, 0)["diffbir"]["no_reward"]["id_dlib"]["ci95"] for one in (twice, SCORES)]
     assert means[0] != means[1]
