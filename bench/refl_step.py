@@ -17,6 +17,7 @@ import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -102,15 +103,20 @@ def face_reward(device: str) -> FaceRewardModel:
 
 
 class PublishedDiffBIR(DiffBIR):
-    """The frozen ControlNet runs at every rollout step, though only the gradient step uses it."""
+    """The frozen ControlNet runs at every rollout step, though only the gradient step uses it; no CUDA graph."""
 
-    @torch.no_grad()
-    def _step(self, latents: torch.Tensor, now: int, after: int | None, condition: torch.Tensor,
-              prompts: torch.Tensor, eta: float, noise: torch.Tensor | None) -> torch.Tensor:  # fmt: skip
+    def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor,
+                prompts: torch.Tensor) -> torch.Tensor:  # fmt: skip
         assert self.frozen is not None
-        time_ = torch.full((len(latents),), now, device=latents.device)
-        self.controls(self.frozen, latents, time_, condition, prompts)
-        return super()._step(latents, now, after, condition, prompts, eta, noise)
+        self.controls(self.frozen, latents, timestep, condition, prompts)
+        return super().denoise(latents, timestep, condition, prompts)
+
+    def start_training(self) -> None:
+        super().start_training()
+        self._graph = None
+
+    def hold_frozen(self, dtype: torch.dtype) -> None:
+        """They stay fp32, as published."""
 
 
 class Published(ReFL):
@@ -238,26 +244,29 @@ def variance_ratio(renoise: int, draws: int) -> float:
     return float(gradients.mean(1).var(0).sum() / gradients[:, 0].var(0).sum())
 
 
-def timed(published: bool, precision: str, compiled: bool, channels_last: bool, repeats: int) -> tuple[float, float]:
-    """Seconds of a micro-step on the GPU (median after two to warm up) and peak memory in GiB.
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of a micro-step on the GPU (median after two to warm up), its peak GiB, and that of the FRM's update."""
 
-    Stage refl itself compiles nothing and keeps torch's memory format; it also holds the FRM as it was before ReFL and
-    the held-out one, which watch the run.
-    """
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    made = trainer(published, "cuda", STEPS, WINDOW, precision=precision)
-    restorer = cast(DiffBIR, made.restorer)
-    networks = [restorer.denoiser.unet, restorer.controlnet, restorer.frozen, restorer.denoiser.vae]
-    for network in networks:
-        if channels_last:
-            network.to(memory_format=torch.channels_last)
-    if compiled:
-        for network in networks[:3]:
-            network.compile()
-    seconds = []
+    seconds: float
+    step: float
+    update: float
+
+
+def timed(published: bool, precision: str, repeats: int, tf32: bool = False, checkpointed: bool = False,
+          renoise: int = 1) -> Timing:  # fmt: skip
+    """As stage refl runs it: optimiser steps of 4 micro-batches, the FRM updated once in between."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    made = trainer(published, "cuda", STEPS, WINDOW, precision=precision, renoise=renoise)
+    if checkpointed:
+        cast(DiffBIR, made.restorer).denoiser.checkpoint_decoder()
+    seconds, update = [], 0.0
     for index in range(repeats + 2):
+        if index == 2:  # with the FRM's optimiser state, as in all but the first steps of a run
+            torch.cuda.reset_peak_memory_stats()
+            made.update_reward([(made.micro_batch(0), made.micro_batch(0).hq)])
+            update = torch.cuda.max_memory_allocated() / 2**30
+            torch.cuda.reset_peak_memory_stats()
         torch.cuda.synchronize()
         start = time.perf_counter()
         for one in made.gradient_steps(made.micro_batch(index % 2)):
@@ -267,8 +276,11 @@ def timed(published: bool, precision: str, compiled: bool, channels_last: bool, 
             made.optimizer.zero_grad()
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    made.update_reward([(made.micro_batch(0), made.micro_batch(0).hq)])
-    return float(np.median(seconds[2:])), torch.cuda.max_memory_allocated() / 2**30
+    step = torch.cuda.max_memory_allocated() / 2**30
+    del made, one
+    gc.collect()
+    torch.cuda.empty_cache()
+    return Timing(float(np.median(seconds[2:])), step, update)
 
 
 def main(renoise: int = 4, draws: int = 48, repeats: int = 8) -> None:
@@ -287,25 +299,34 @@ def main(renoise: int = 4, draws: int = 48, repeats: int = 8) -> None:
     for name, is_published in (("published", True), ("ours", False)):
         shares = counted_micro_batches(is_published)
         print(f"  {name:9} {np.round(shares, 3).tolist()}: {int((shares > 0.01).sum())} of 4")
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        on_gpu(renoise, repeats)
+    else:
         print("Seconds and memory: no GPU here")
-        return
-    print(f"Seconds and peak GiB of a micro-step on {torch.cuda.get_device_name()}:")
+
+
+def on_gpu(renoise: int, repeats: int) -> None:
+    """Print seconds and memory of full-size micro-steps."""
+    where = f"{torch.cuda.get_device_name()}, {SIZE} px, batch 1"
+    print(f"A micro-step on {where}: seconds, peak GiB, and that of the FRM's update")
     taken = {}
-    for name, settings in (
-        ("published fp32, TF32 off", (True, "fp32", False, False)),
-        ("published bf16", (True, "bf16", False, False)),
-        ("ours bf16", (False, "bf16", False, False)),
-        ("bf16, channels last (bench alone)", (False, "bf16", False, True)),
-        ("the same, compiled (bench alone)", (False, "bf16", True, True)),
-    ):
-        taken[name], memory = timed(*settings, repeats)
-        print(f"  {name:36} {taken[name]:7.3f} s   {memory:5.1f} GiB", flush=True)
-    ours = taken.pop("the same, compiled (bench alone)")
-    for name, seconds in taken.items():
-        print(f"  {name} / ours bf16, channels last, compiled: {seconds / ours:.2f}")
+    for name, settings in {
+        "published fp32, TF32 off": {"published": True, "precision": "fp32"},
+        "published fp32, TF32 on": {"published": True, "precision": "fp32", "tf32": True},
+        "published bf16": {"published": True, "precision": "bf16"},
+        "ours fp32, TF32 off": {"published": False, "precision": "fp32"},
+        "ours bf16": {"published": False, "precision": "bf16"},
+        "ours bf16, decoder checkpointed": {"published": False, "precision": "bf16", "checkpointed": True},
+        "ours fp16": {"published": False, "precision": "fp16"},
+        f"ours bf16, renoise {renoise}": {"published": False, "precision": "bf16", "renoise": renoise},
+    }.items():
+        taken[name] = one = timed(**settings, repeats=repeats)  # type: ignore[arg-type]
+        print(f"  {name:32} {one.seconds:7.3f}   {one.step:5.1f}   {one.update:5.1f}", flush=True)
+    ours, several = taken["ours bf16"].seconds, taken.pop(f"ours bf16, renoise {renoise}").seconds
+    for name in list(taken)[:3]:
+        print(f"  {name} / ours bf16: {taken[name].seconds / ours:.2f}")
+    print(f"  seconds per gradient, renoise {renoise} of renoise 1: {several / renoise / ours:.3f}")
 
 
 if __name__ == "__main__":
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     typer.run(main)

@@ -41,6 +41,7 @@ class RuntimeParams(Params):
     threads: int = Field(2, ge=1, le=256)  # CPU threads of one process; recorded in provenance
     num_workers: int = Field(2, ge=1, le=256)  # processes for CPU-heavy stages
     joblib_backend: Literal["loky", "dask"] = "loky"
+    checkpoint_decoder: bool = False  # ReFL decodes with gradient checkpointing: 4 GiB less on the GPU at 512 px
     progress: bool = True
     logs: LogParams = LogParams()
 

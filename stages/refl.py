@@ -20,8 +20,10 @@ from pipeline.refl.loop import train
 from pipeline.refl.more_base import continue_base
 from pipeline.refl.params import MORE_BASE, VARIANTS, ReflParams, parse_variant
 from pipeline.refl.trainer import ReFL
+from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.external import External
 from pipeline.restorers.load import load as load_restorer
+from pipeline.restorers.osediff import OSEDiff
 from pipeline.reward.model import FaceRewardModel
 from pipeline.runtime import RuntimeParams, device, stable_seed, stage, write_json, write_text
 from pipeline.scratch import key
@@ -42,7 +44,7 @@ def main(
         raise UserError(f"refl.restorers: {External.REFUSAL}")
     params, base = load(f"refl.{restorer}", ReflParams), load("base", BaseParams)
     gan, seed, name = load("gan", GanParams), int(value("seed")), f"{restorer}-{variant}"
-    logs = load("runtime", RuntimeParams).logs
+    runtime = load("runtime", RuntimeParams)
     accelerator = Accelerator(cpu=device().type == "cpu", kwargs_handlers=[WAIT])
     if accelerator.mixed_precision not in ("no", params.precision) or accelerator.gradient_accumulation_steps != 1:
         raise UserError(
@@ -54,11 +56,13 @@ def main(
     faces, held_out = images_of(training), images_of(from_tables(FACES, DEGRADED, "val"))
     del training  # it holds every picture a second time
     model = load_restorer(BASE / restorer, accelerator.device)
+    if runtime.checkpoint_decoder and isinstance(model, DiffBIR | OSEDiff):
+        model.denoiser.checkpoint_decoder()
     frm, second = (FaceRewardModel.from_pretrained(FRM / part, accelerator.device) for part in ("reward", "heldout"))
     # each process takes faces of its own: a checkpoint goes on with as many as it began with
     several = [accelerator.num_processes] if accelerator.num_processes > 1 else []
     scratch = Path(".scratch/refl") / key(name, params, base, gan, seed, BASE, FRM, FACES, DEGRADED, *several)
-    watch = Watcher(held_out, frm, second, params.evaluation_faces, seed, base.validation_batch, logs.pictures)
+    watch = Watcher(held_out, frm, second, params.evaluation_faces, seed, base.validation_batch, runtime.logs.pictures)
     drawn = stable_seed(seed, what.seed) if what.seed else seed
     if kind == MORE_BASE:
         if accelerator.num_processes > 1:
@@ -68,7 +72,7 @@ def main(
         curve = [first, *more]
         curve[-1] |= watch(model).figures
     else:
-        log = open_log(f"refl/{name}/{scratch.name}", logs)
+        log = open_log(f"refl/{name}/{scratch.name}", runtime.logs)
         curve = train(ReFL(model, frm, params, what, faces, drawn, accelerator), watch, scratch, name, log)
     if not accelerator.is_main_process:
         return

@@ -17,7 +17,7 @@ from pipeline.params import UserError
 from pipeline.refl.cache import Key, PerFace
 from pipeline.refl.losses import Losses, LowPass, PerceptualLoss, lowpass_loss, reward_loss
 from pipeline.refl.params import DynamicParams, ReflParams, Variant
-from pipeline.restorers.protocol import Renoising, Restorer, RolloutSettings
+from pipeline.restorers.protocol import HoldsFrozen, Renoising, Restorer, RolloutSettings
 from pipeline.reward.loss import preference_loss
 from pipeline.reward.model import FaceRewardModel
 from pipeline.runtime import torch_rng
@@ -68,6 +68,8 @@ class ReFL:
         off = {name: 0.0 for name, kept in factors.items() if not kept}
         self.weights = params.weights.model_copy(update=off)
         restorer.start_training()
+        if params.precision != "fp32" and isinstance(restorer, HoldsFrozen):
+            restorer.hold_frozen(HALF[params.precision])
         self.trained = [p for p in restorer.trained().parameters() if p.requires_grad]
         self.optimizer = adamw(self.trained, params.learning_rate, params.weight_decay)
         # the copy that learns; `frm` itself never changes

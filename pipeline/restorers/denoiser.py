@@ -86,6 +86,11 @@ class Denoiser(nn.Module):
         """Scaled latents → images, not clipped (the losses need the gradient outside [-1, 1] too)."""
         return self.vae.decode(latents / self.vae.config.scaling_factor).sample
 
+    def checkpoint_decoder(self) -> None:
+        """Compute most of the decoder's activations again for its gradient: less memory, the same values."""
+        if isinstance(self.vae, AutoencoderKL):  # ours has none
+            self.vae.enable_gradient_checkpointing()
+
     def latent_shape(self, images: torch.Tensor) -> tuple[int, int, int]:
         """[C, h, w] of the latents of `images`."""
         factor = getattr(self.vae, "block", None) or 2 ** (len(self.vae.config.block_out_channels) - 1)

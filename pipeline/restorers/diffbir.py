@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from pipeline.restorers.cleaner import Cleaner, cleaner_from
 from pipeline.restorers.denoiser import Denoiser
 from pipeline.restorers.hooks import drift
 from pipeline.restorers.protocol import Prediction, Rollout, RolloutSettings
+from pipeline.restorers.replay import CudaGraph
 from pipeline.restorers.schedule import ddim_step, timesteps
 from pipeline.runtime import atomic, noise_like_ids, write_json
 
@@ -84,6 +85,8 @@ class DiffBIR(nn.Module):
         self.source = source
         self.cleaner = cleaner
         self.frozen: ControlNetModel | None = None
+        self._graph: CudaGraph | None = None  # of `denoise`, for rollouts on a GPU
+        self._held = torch.float32  # precision of the frozen weights
 
     def controls(
         self, network: ControlNetModel, latents: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor,
@@ -111,6 +114,14 @@ class DiffBIR(nn.Module):
             mid_block_additional_residual=controls[-1],
         ).sample
 
+    def denoise(
+        self, latents: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor, prompts: torch.Tensor
+    ) -> torch.Tensor:
+        """The UNet's output under the trained ControlNet."""
+        return self.output(
+            latents, timestep, prompts, self.controls(self.controlnet, latents, timestep, condition, prompts)
+        )
+
     def condition(self, lq: torch.Tensor) -> torch.Tensor:
         """Latent mode of the (cleaned) LQ, scaled."""
         with torch.no_grad():
@@ -123,12 +134,11 @@ class DiffBIR(nn.Module):
     @torch.no_grad()
     def _step(
         self, latents: torch.Tensor, now: int, after: int | None, condition: torch.Tensor, prompts: torch.Tensor,
-        eta: float, noise: torch.Tensor | None,
+        eta: float, noise: torch.Tensor | None, denoise: Callable[..., torch.Tensor],
     ) -> torch.Tensor:  # fmt: skip
         alpha_bar = self.denoiser.alpha_bar
         time = torch.full((len(latents),), now, device=latents.device)
-        controls = self.controls(self.controlnet, latents, time, condition, prompts)
-        x0, eps = self.denoiser.split(latents, self.output(latents, time, prompts, controls), now)
+        x0, eps = self.denoiser.split(latents, denoise(latents, time, condition, prompts), now)
         return x0 if after is None else ddim_step(x0, eps, alpha_bar[now], alpha_bar[after], eta, noise)
 
     def restore(
@@ -141,14 +151,16 @@ class DiffBIR(nn.Module):
         lq = lq.to(self.denoiser.device)
         times = timesteps(int(setting.get("steps", self.steps)))
         eta = float(setting.get("eta", self.eta))
-        condition, prompts = self.condition(lq), self.encode_prompts(captions)
+        prompts = self.encode_prompts(captions)
         shape = self.denoiser.latent_shape(lq)
         latents = noise_like_ids(list(ids), shape, seed, "diffbir", 0).to(lq)
-        for index, now in enumerate(times):
-            after = times[index + 1] if index + 1 < len(times) else None
-            noise = noise_like_ids(list(ids), shape, seed, "diffbir", index + 1).to(lq) if eta and after else None
-            latents = self._step(latents, now, after, condition, prompts, eta, noise)
-        return self.denoiser.decode(latents).clamp(-1, 1)
+        with torch.autocast(lq.device.type, self._held, enabled=self._held != torch.float32):
+            condition = self.condition(lq).to(lq.dtype)
+            for index, now in enumerate(times):
+                after = times[index + 1] if index + 1 < len(times) else None
+                noise = noise_like_ids(list(ids), shape, seed, "diffbir", index + 1).to(lq) if eta and after else None
+                latents = self._step(latents, now, after, condition, prompts, eta, noise, self.denoise)
+            return self.denoiser.decode(latents).to(lq.dtype).clamp(-1, 1)
 
     def rollout(
         self, condition: torch.Tensor, prompts: torch.Tensor, settings: RolloutSettings, rng: torch.Generator
@@ -161,7 +173,7 @@ class DiffBIR(nn.Module):
         for now, after in pairwise(times[: stop + 1]):
             eta = low + (high - low) * float(torch.rand((), generator=rng))
             noise = torch.randn(condition.shape, generator=rng).to(condition)
-            latents = self._step(latents, now, after, condition, prompts, eta, noise)
+            latents = self._step(latents, now, after, condition, prompts, eta, noise, self._graph or self.denoise)
         return Rollout(latents, times[stop])
 
     def predict(self, rollout: Rollout, condition: torch.Tensor, prompts: torch.Tensor) -> Prediction:
@@ -192,6 +204,21 @@ class DiffBIR(nn.Module):
         self.frozen = copy.deepcopy(self.controlnet).eval().requires_grad_(False)
         self.denoiser.eval().requires_grad_(False)
         self.controlnet.train().requires_grad_(True)
+        if self.denoiser.device.type == "cuda":
+            self._graph = CudaGraph(self.denoise)
+
+    def hold_frozen(self, dtype: torch.dtype) -> None:
+        """Hold the weights of the UNet, the autoencoder and the ControlNet's frozen copy in `dtype`.
+
+        Only those that autocast would cast at every call; norms compute in fp32, so theirs stay. No value changes.
+        """
+        if self.frozen is None:
+            raise RuntimeError("hold_frozen needs start_training()")
+        self._held = dtype
+        for network in (self.denoiser.unet, self.denoiser.vae, self.frozen):
+            for parameter in network.parameters():
+                if parameter.ndim > 1:
+                    parameter.data = parameter.data.to(dtype)
 
     def save(self, folder: Path) -> None:
         """Write the ControlNet in diffusers' layout, and what `pipeline.restorers.load.load` needs beside it."""

@@ -87,3 +87,12 @@ class Renoising(Protocol):
     def renoise(self, rollout: Rollout, latents: torch.Tensor, rng: torch.Generator) -> Rollout:
         """The rollout's timestep again, from x0 = `latents` and fresh noise."""
         ...
+
+
+@runtime_checkable
+class HoldsFrozen(Protocol):
+    """A restorer whose large frozen networks may be held in the precision that they compute in."""
+
+    def hold_frozen(self, dtype: torch.dtype) -> None:
+        """After `start_training`: cast what never trains; `restore` then computes in `dtype` as well."""
+        ...

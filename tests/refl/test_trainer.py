@@ -13,6 +13,7 @@ from pipeline.metrics.perceptual import PerceptualDistance
 from pipeline.params import UserError
 from pipeline.refl.params import WeightParams
 from pipeline.refl.trainer import Diverged, ReFL
+from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.gfpgan import GFPGAN
 from pipeline.restorers.protocol import Rollout, RolloutSettings
 from pipeline.restorers.schedule import sd21_scheduler, timesteps
@@ -259,6 +260,39 @@ def test_the_last_step_has_its_gradient_in_half_precision_too() -> None:
         norms.append(float(gradients(trainer).norm()))
     assert norms[0] > 0
     assert norms[1] == pytest.approx(norms[0], rel=0.2)
+
+
+def test_frozen_weights_are_held_in_half_precision_and_no_value_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build() -> DiffBIR:
+        return with_vae(tiny.diffbir(), "epsilon")
+
+    held = refl(build, precision="bf16")
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffBIR, "hold_frozen", lambda self, dtype: None)
+        plain = refl(build, precision="bf16")
+    assert isinstance(held.restorer, DiffBIR)
+    assert held.restorer.denoiser.unet.conv_in.weight.dtype == torch.bfloat16
+    assert {parameter.dtype for parameter in held.trained} == {torch.float32}
+    for trainer in (held, plain):
+        trainer.step(0)
+    assert torch.equal(gradients(held), gradients(plain))
+    lq = held.micro_batch(0).lq
+    exact = refl(build).restorer.restore(lq, [""] * len(lq), [str(n) for n in range(len(lq))], 0)
+    held.restorer.controlnet.load_state_dict(build().controlnet.state_dict())
+    restored = held.restorer.restore(lq, [""] * len(lq), [str(n) for n in range(len(lq))], 0)
+    assert restored.dtype == torch.float32
+    assert 0 < float((restored - exact).abs().mean()) < 0.02
+
+
+def test_a_checkpointed_decoder_gives_the_same_gradient() -> None:
+    plain, less = (refl(lambda: with_vae(tiny.diffbir(), "epsilon")) for _ in range(2))
+    assert isinstance(less.restorer, DiffBIR)
+    less.restorer.denoiser.checkpoint_decoder()
+    assert less.restorer.denoiser.vae.is_gradient_checkpointing
+    for trainer in (plain, less):
+        trainer.step(0)
+    assert torch.equal(gradients(plain), gradients(less))
+    tiny.diffbir().denoiser.checkpoint_decoder()  # our own autoencoder keeps nothing, and takes no harm
 
 
 def with_vae(restorer, prediction_type: str):  # type: ignore[no-untyped-def]
