@@ -88,14 +88,19 @@ def warmup_cosine(step: int, warmup: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def adamw(parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over what trains; no weight decay on biases, norms and other parameters of fewer than two dimensions."""
+def adamw(
+    parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float, foreach: bool | None = None
+) -> torch.optim.AdamW:
+    """AdamW over what trains; no weight decay on biases, norms and other parameters of fewer than two dimensions.
+
+    `foreach` False: one parameter at a time, without a GPU's temporaries as large as the network.
+    """
     trained = [p for p in parameters if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=learning_rate)
+    return torch.optim.AdamW(groups, lr=learning_rate, foreach=foreach)
 
 
 class Stateful(Protocol):

@@ -74,7 +74,8 @@ class ReFL:
         self.optimizer = adamw(self.trained, params.learning_rate, params.weight_decay)
         # the copy that learns; `frm` itself never changes
         self.frm = copy.deepcopy(frm).eval().requires_grad_(False).to(accelerator.device)
-        self.frm_optimizer = adamw(_unfrozen(self.frm), params.dynamic.learning_rate, params.dynamic.weight_decay)
+        dynamic = params.dynamic
+        self.frm_optimizer = adamw(_unfrozen(self.frm), dynamic.learning_rate, dynamic.weight_decay, foreach=False)
         self.frm.requires_grad_(False)
         self.perceptual = PerceptualLoss(params.perceptual_nets, accelerator.device)
         self.lowpass = LowPass(params.lowpass_levels).to(accelerator.device)
@@ -190,6 +191,7 @@ class ReFL:
         """
         dynamic: DynamicParams = self.params.dynamic
         trained, total = _unfrozen(self.frm), 0.0
+        self.optimizer.zero_grad()  # the restorer's gradients are spent, and memory is scarcest here
         self.frm_optimizer.zero_grad()
         for batch, images in outputs:
             captions = self.frm.text_features(batch.captions).detach()
