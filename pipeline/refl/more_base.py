@@ -71,7 +71,11 @@ def equal_steps(restorer: BaseRestorer, frm: FaceRewardModel, params: ReflParams
 ) -> int:  # fmt: skip
     """Base steps that cost what `full` ReFL costs, in floating-point operations of networks, forward and backward."""
     device = next(restorer.trained().parameters()).device
+    # half precision costs the same operations, and would leave frozen weights in it for the base training
+    params = params.model_copy(update={"precision": "fp32"})
     refl = ReFL(restorer, frm, params, VARIANTS["full"], images, seed, Accelerator(cpu=device.type == "cpu"))
+    if isinstance(restorer, DiffBIR):
+        restorer._graph = None  # a replayed graph hides its operations from the counter
 
     def micro_steps(count: int) -> None:
         for index in range(count):

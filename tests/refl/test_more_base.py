@@ -11,6 +11,8 @@ from pipeline import params as files
 from pipeline.base.gan import Adversary, GanParams
 from pipeline.base.params import BaseParams
 from pipeline.refl import more_base
+from pipeline.refl.params import RolloutParams
+from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.gfpgan import GFPGAN
 from pipeline.training import images_of
 from tests import tiny
@@ -52,6 +54,47 @@ def test_gfpgan_goes_on_with_its_decoder_and_its_discriminator(run, tmp_path: Pa
     _, again, _ = run(tmp_path / "base", tmp_path / "b")
     assert "has no discriminator" not in capsys.readouterr().out
     assert again[-1]["train_loss"] != curve[-1]["train_loss"]  # another discriminator judged it
+
+
+def test_half_precision_and_cuda_graphs_change_nothing_of_diffbirs_control(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces, val = images_of(tiny.dataset(size=64)), images_of(tiny.dataset("val", 2, size=64))
+    base, gan = files.load("base", BaseParams, CI), files.load("gan", GanParams, CI)
+    start = DiffBIR.start_training
+
+    def replayed(*inputs: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("what a graph replays is not counted")
+
+    def with_graph(restorer: DiffBIR) -> None:
+        start(restorer)
+        restorer._graph = replayed  # type: ignore[assignment]
+
+    monkeypatch.setattr(DiffBIR, "start_training", with_graph)
+    curves = []
+    for precision in ("fp32", "bf16"):
+        recipe = params(steps=1, accumulation=1, precision=precision)
+        curves.append(
+            more_base.continue_base(
+                tiny.diffbir(), tiny.frm(), recipe, base, gan, tmp_path, faces, val, 0, tmp_path / precision
+            )
+        )
+    assert curves[0][-1]["step"] > 1
+    assert curves[0] == curves[1]
+
+
+def test_rollouts_are_counted(tmp_path: Path) -> None:
+    faces = images_of(tiny.dataset(size=64))
+    base, gan = files.load("base", BaseParams, CI), files.load("gan", GanParams, CI)
+    found = []
+    for steps in (2, 3, 4):
+        restorer = tiny.diffbir()
+        part = more_base.continued(restorer, base, gan, tmp_path, faces, faces, 0)
+        rollout = RolloutParams(steps=steps, gradient_window=1, eta=(0.0, 1.0), renoise=1)
+        recipe = params(steps=300, accumulation=1, rollout=rollout)
+        found.append(more_base.equal_steps(restorer, tiny.frm(), recipe, faces, part.loss(part.recipe), 0))
+    assert found[0] < found[1]
+    assert found[2] - found[1] == pytest.approx(found[1] - found[0], abs=1)
 
 
 def test_the_compute_of_a_gan_step_is_counted(tmp_path: Path) -> None:
