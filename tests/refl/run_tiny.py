@@ -40,7 +40,9 @@ def run(folder: Path, double: bool = False, **changes: object) -> dict[str, torc
     if double:
         in_double(trainer)
     folder.mkdir(parents=True, exist_ok=True)
-    train(trainer, watch, folder, "tiny", Log([JsonLines(folder)]))
+    # a second process gets a folder of its own, where a test sees whether it wrote
+    scratch = folder if accelerator.is_main_process else folder / "second"
+    train(trainer, watch, scratch, "tiny", Log([JsonLines(folder)]))
     state = {f"restorer.{name}": p for name, p in trainer.restorer.trained().state_dict().items()}
     state |= {f"frm.{name}": p for name, p in trainer.frm.state_dict().items()}
     torch.save(state, folder / f"weights-{accelerator.process_index}.pt")
