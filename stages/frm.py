@@ -61,7 +61,8 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     plots: dict[str, list[pd.DataFrame]] = {"training": [], "calibration": [], "robustness": []}
     for name, reward in models.items():
-        data = (DATA / "candidates", labels[name].to_json(), sorted(set(known.votes.round_id)))
+        shown = (*known.candidates.captions, *sorted(set(known.votes.round_id)))
+        data = (DATA / "candidates", labels[name].to_json(), *shown)
         scratch = SCRATCH / key(name, params.model_dump_json(), seed, *data)
         model, curve = train(
             reward, params.training, params.default_caption, known.candidates, labels[name], seed, scratch, device()
@@ -72,7 +73,12 @@ def main() -> None:
         found[name], table = judge(test, difference, float(model.logit_scale), known.votes, params.evaluation, seed)
         found[name] |= {"labels": taught_by[name], "judged_by": judges}  # the headline's pairs have votes of their own
         found[name]["robustness"], fall = robustness(model, *known.candidates.take(hq.row), params.evaluation, seed)
-        found[name]["trained_on"] = {"fit_pairs": int((labels[name].split == "fit").sum()), "steps": curve[-1]["step"]}
+        kept = min(curve, key=lambda row: row["select_loss"])
+        found[name]["trained_on"] = {
+            "fit_pairs": int((labels[name].split == "fit").sum()),
+            "steps": curve[-1]["step"],
+            "kept_step": kept["step"],
+        }
         for plot, rows in (("training", curve), ("calibration", table), ("robustness", fall)):
             plots[plot].append(pd.DataFrame(rows).assign(model=name))
 

@@ -32,7 +32,7 @@ def main() -> None:
     models = {svm: frm.reward.model_copy(update={"svm_labels": svm}) for svm in (False, True)}
     labels = {svm: known.labelled(model, prior_votes, "frm.reward") for svm, model in models.items()}
     training = frm.training.model_copy(update={"steps": params.steps})
-    data = (DATA / "candidates", sorted(set(known.votes.round_id)))
+    data = (DATA / "candidates", frm.default_caption, *known.candidates.captions, *sorted(set(known.votes.round_id)))
 
     def judge(svm: bool, pairs: pd.DataFrame, drawn: int) -> Numbers:
         model = models[svm]

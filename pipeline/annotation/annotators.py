@@ -1,7 +1,8 @@
 """Simulated annotators: they stand in for people until there are people, and are marked as simulated everywhere.
 
-They compare a restoration with the original by criteria that no reward, SVM feature or headline metric uses: gradients
-in fixed boxes of the aligned face, colour, grain and overshoot; never landmarks, identity or a learned distance.
+They compare a restoration with the original by criteria of their own: gradients in fixed boxes of the aligned face
+(akin to what GMSD and FSIM compare over the whole picture), colour, grain and overshoot; never landmarks, identity or a
+learned distance.
 """
 
 from __future__ import annotations

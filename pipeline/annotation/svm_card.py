@@ -51,6 +51,7 @@ def card(
         ("Held-out accuracy when it answers", _with_interval(metrics["accuracy"], metrics["ci95"], metrics["n"])),
         ("Held-out coverage", _with_interval(metrics["coverage"], metrics["coverage_ci95"], always["n"])),
         ("It abstains when less certain than", f"{svm.threshold:.3f} (chosen out of fold)"),
+        ("Answers there, out of fold", _against_target(out_of_fold)),
         ("Held-out accuracy, always answering", _with_interval(always["accuracy"], always["ci95"], always["n"])),
     ]
     curve = (
@@ -144,6 +145,12 @@ def _percent(value: float | None) -> str:
 
 def _interval(ci95: list[float] | None) -> str:
     return "" if ci95 is None else f"[{100 * ci95[0]:.1f}, {100 * ci95[1]:.1f}]"
+
+
+def _against_target(out_of_fold: Mapping[str, Any]) -> str:
+    target = _percent(out_of_fold["target_accuracy"])
+    met = f"the target of {target}" if out_of_fold["target_reached"] else f"less than {target}: min_coverage sets it"
+    return f"{_percent(out_of_fold['accuracy_answered'])} are right, {met}"
 
 
 def _with_interval(value: float | None, ci95: list[float] | None, n: int) -> str:

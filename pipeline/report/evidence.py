@@ -181,7 +181,10 @@ def _damage(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
             said = f"{' → '.join(value_text(v) for v in ends)}{'' if one['monotone'] else ', not at every level'}"
             cells.append((said, "" if one["monotone"] else "worse"))
         rows.append((name.replace("_", " "), cells))
-    return _table("Does the reward fall as damage grows?", models, rows)
+    title = (
+        "Does the reward fall as damage grows? (All but the identity swap are kinds that frm.training.damage trains on)"
+    )
+    return _table(title, models, rows)
 
 
 def _learning(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,7 +196,10 @@ def _learning(content: Mapping[str, Any]) -> dict[str, Any]:
         gain = f"{_points(entry['gain']['mean'])} ({_points(low)} to {_points(high)})"
         cells = [(f"{_accuracy(entry[name])}, {entry[name]['pairs']:,} pairs", "") for name in LEARNT_FROM]
         rows.append((f"{share(entry['share'])} of the faces", [*cells, (gain, verdict)]))
-    title = f"What more labels are worth: trainings of {content['steps']:,} steps"
+    title = (
+        f"What more labels are worth: trainings of {content['steps']:,} steps "
+        "(the SVM that labels had the votes of all faces, at every share)"
+    )
     return {"title": title, "head": [*LEARNT_FROM.values(), "gain, points"], "rows": rows}
 
 

@@ -67,7 +67,7 @@ class TrainingParams(Params):
     gradient_checkpointing: bool
     precision: Literal["fp32", "bf16"]
     evaluate_every: int = Field(ge=1)  # steps
-    patience: int = Field(ge=1)  # evaluations without a better accuracy on the select pairs before training stops
+    patience: int = Field(ge=1)  # evaluations without a smaller loss on the select pairs before training stops
     checkpoint_every: int = Field(ge=1)  # steps between resumable checkpoints
 
     @model_validator(mode="after")

@@ -34,7 +34,6 @@ class Progress:
     """Where training stands: everything but the weights that a resumed run must know."""
 
     step: int = 0
-    best_accuracy: float = -1.0
     best_loss: float = math.inf
     bad_evaluations: int = 0
 
@@ -78,16 +77,22 @@ def train(
     scratch: Path,
     device: torch.device,
 ) -> tuple[FaceRewardModel, list[dict[str, float]]]:
-    """Train on the `fit` pairs, stop by the accuracy on the `select` pairs, return the best model and its curve.
+    """Train on the `fit` pairs; return the model with the smallest loss on the judged `select` pairs, and the curve.
+
+    Not that of the largest accuracy, which moves more by chance than by training on a few hundred pairs.
 
     `pairs` are those of `data.label`. A checkpoint in `scratch` (model, optimiser, scheduler, step, random state)
     is written every `checkpoint_every` steps and taken up again: on one CPU bit for bit as if never interrupted.
     Raises UserError without pairs to learn from or to select by, and for a ResNet tower with gradient checkpointing.
     """
-    fit, select = pairs[pairs.split == "fit"], decided(pairs[pairs.split == "select"])
+    fit = pairs[pairs.split == "fit"]
+    select = decided(pairs[(pairs.split == "select") & (pairs.source != "svm") & (pairs.why != "repeat")])
     for name, some in (("fit", fit), ("select", select)):
         if some.empty:
-            raise UserError(f"frm: no labelled `{name}` pairs of two restorer outputs; label more or add faces")
+            raise UserError(
+                f"frm: no {'judged' if name == 'select' else 'labelled'} `{name}` pairs of two restorer outputs; "
+                "label more or add faces"
+            )
     known, faces = fit, set(fit.face_id)
     if training.hq_pairs:
         known = pd.concat([known, hq_pairs(candidates, faces, training.hq_pairs)], ignore_index=True)
@@ -140,8 +145,8 @@ def train(
                 }
             )
             bar.set_postfix(accuracy=f"{accuracy:.3f}", loss=f"{held_out_loss:.3f}")
-            if (accuracy, -held_out_loss) > (state.best_accuracy, -state.best_loss):
-                state.best_accuracy, state.best_loss, state.bad_evaluations = accuracy, held_out_loss, 0
+            if held_out_loss < state.best_loss:
+                state.best_loss, state.bad_evaluations = held_out_loss, 0
                 best = _weights(model)
             else:
                 state.bad_evaluations += 1

@@ -79,17 +79,37 @@ def test_a_finished_run_is_not_trained_again(
 def test_early_stopping_keeps_the_best_weights(
     candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accuracies = iter([0.6, 0.9, 0.7, 0.8, 0.99])
+    found = iter([(0.6, 0.6), (0.7, 0.4), (0.9, 0.5), (0.8, 0.45), (0.99, 0.1)])
     seen: list[dict] = []
 
     def evaluate(model: FaceRewardModel, *_: object) -> tuple[float, float]:
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
-        return next(accuracies), 0.5
+        return next(found)
 
     monkeypatch.setattr(training, "evaluate_pairs", evaluate)
     model, curve = run(candidates, pairs, tmp_path, evaluate_every=1, patience=2)
     assert [row["step"] for row in curve] == [1, 2, 3, 4]
     assert all(torch.equal(value, seen[1][name]) for name, value in model.state_dict().items())
+
+
+def test_what_the_svm_says_and_repeats_choose_no_model(
+    candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[set[str]] = []
+
+    def evaluate(_: FaceRewardModel, __: Candidates, judged: pd.DataFrame, *___: object) -> tuple[float, float]:
+        counted.append(set(judged.pair_id))
+        return 0.5, 0.5
+
+    monkeypatch.setattr(training, "evaluate_pairs", evaluate)
+    select = decided(pairs[pairs.split == "select"]).pair_id.tolist()
+    changed = pairs.copy()
+    changed.loc[changed.pair_id == select[0], "source"] = "svm"
+    changed.loc[changed.pair_id == select[1], "why"] = "repeat"
+    run(candidates, changed, tmp_path, steps=3, evaluate_every=3)
+    assert counted == [set(select[2:])]
+    with pytest.raises(UserError, match="no judged `select` pairs"):
+        run(candidates, pairs.assign(source="svm"), tmp_path / "svm")
 
 
 def test_each_distinct_image_of_a_batch_is_encoded_once(
@@ -182,5 +202,5 @@ def test_differences_are_antisymmetric(candidates: Candidates, pairs: pd.DataFra
 def test_no_pairs_to_learn_from_or_to_select_by(
     candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path, split: str
 ) -> None:
-    with pytest.raises(UserError, match=f"no labelled `{split}` pairs"):
+    with pytest.raises(UserError, match=f"no (labelled|judged) `{split}` pairs"):
         run(candidates, pairs[pairs.split != split], tmp_path)

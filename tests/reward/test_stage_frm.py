@@ -72,6 +72,8 @@ def test_stage_writes_both_models_and_the_same_bytes_twice(root: Path) -> None:
     assert set(found["robustness"]) == {"blur", "noise", "jpeg", "oversharpen", "pattern", "identity_swap"}
     assert set(found["heldout"]) >= {"headline", "anchors", "by_restorer_pair", "calibration", "single_annotator"}
     assert found["heldout"]["trained_on"]["fit_pairs"] == found["trained_on"]["fit_pairs"] == 24
+    curve = pd.read_csv("plots/frm_training.csv").query("model == 'heldout'").set_index("step")
+    assert found["heldout"]["trained_on"]["kept_step"] == curve.select_loss.idxmin()
     reward, heldout = (FaceRewardModel.from_pretrained(root / "data/frm" / name) for name in ("reward", "heldout"))
     assert reward.config.labels == heldout.config.labels == "simulated"
     image = [np.full((32, 32, 3), 90, np.uint8)]
