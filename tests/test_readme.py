@@ -104,8 +104,9 @@ def test_the_numbers_in_the_text_are_those_of_the_metrics() -> None:
     assert blind["name"] == "sharpness"
     assert blind["higher_is_better"] is False
     assert f"best single blind feature ({share(blind['accuracy'])}: *less* sharpness)" in text
-    rewards = [frm["heldout"]["robustness"][harm]["reward"] for harm in ("blur", "identity_swap")]
-    assert all(harmed[-1] > harmed[0] for harmed in rewards), "the README says that it likes both"
+    for harm in ("blur", "identity_swap"):
+        intact, light, *_ = frm["heldout"]["robustness"][harm]["reward"]
+        assert light > intact, "the README says that it likes both"
     chance = metrics["benchmark"]["impostor"]["id_dlib"]
     assert f"{chance['mean']:.3f} apart on average, 5th percentile {chance['p5']:.3f}" in text
     learnt = {one["share"]: one for one in metrics["frm_learning"]["shares"]}
