@@ -104,19 +104,37 @@ def test_the_numbers_in_the_text_are_those_of_the_metrics() -> None:
     assert blind["name"] == "sharpness"
     assert blind["higher_is_better"] is False
     assert f"best single blind feature ({share(blind['accuracy'])}: *less* sharpness)" in text
-    for harm in ("blur", "identity_swap"):
-        intact, light, *_ = frm["heldout"]["robustness"][harm]["reward"]
-        assert light > intact, "the README says that it likes both"
+    blurred, swapped = (frm["heldout"]["robustness"][harm]["reward"] for harm in ("blur", "identity_swap"))
+    assert blurred[1] > blurred[0] > blurred[-1], "the README says that it likes a light blur alone"
+    assert swapped[1] > swapped[0], "the README says that it likes another's inner face"
     chance = metrics["benchmark"]["impostor"]["id_dlib"]
     assert f"{chance['mean']:.3f} apart on average, 5th percentile {chance['p5']:.3f}" in text
     learnt = {one["share"]: one for one in metrics["frm_learning"]["shares"]}
     few, half, every = (share(learnt[part]["votes"]["accuracy"]) for part in (0.25, 0.5, 1.0))
     with_svm = share(learnt[1.0]["votes+svm"]["accuracy"])
     assert f"a quarter of the faces gives {few}, half of them {half}, all {every} ({with_svm} with the SVM's" in text
+    gain = learnt[0.5]["gain"]
+    low, high = (f"{-100 * bound:.1f}" for bound in reversed(gain["ci95"]))
+    assert f"the SVM's labels cost {-100 * gain['mean']:.1f} points [{low}, {high}]" in text
+    fit = svm["out_of_fold"]
+    assert f"answers are right on {share(fit['accuracy_answered'])}, less than its target" in text
+    assert fit["target_reached"] is False
+    alone = frm["single_features"]["reference"]
+    assert f"SSIM alone agrees with them on {share(alone['ssim']['accuracy'])}, PSNR on" in text
+    assert f"PSNR on {share(alone['psnr']['accuracy'])}" in text
+    assert alone["stlpips_alex"]["higher_is_better"] is True  # the farther one is preferred
+    assert f"*farther* from the original on {share(alone['stlpips_alex']['accuracy'])}" in text
     assert f"SVM {with_interval(svm)} at {share(svm['coverage'])} coverage" in text
     assert f"it is right on {share(frm['svm']['accuracy'])}" in text
 
     comparisons = metrics["benchmark"]["comparisons"]["test"]
+    judged = {pair: {r: comparisons[r][pair]["reward_heldout"] for r in comparisons} for pair in comparisons["diffbir"]}
+    adds = [f"{judged['full-no_reward'][r]['delta']:+.4f}" for r in ("diffbir", "osediff", "gfpgan")]
+    assert f"surely over these faces ({adds[0]}, {adds[1]} and {adds[2]})" in text
+    assert all(entry["better"] for entry in judged["full-no_reward"].values())
+    against = {r: f"{entry['delta']:+.4f}".replace("-", "−") for r, entry in judged["full-base"].items()}
+    assert f"rises for GFPGAN alone** ({against['gfpgan']}); for DiffBIR it stays ({against['diffbir']} [" in text
+    assert f"it *falls* ({against['osediff']})" in text
     alex = {r: share(abs(comparisons[r]["full-base"]["stlpips_alex"]["relative"])) for r in comparisons}
     assert (
         f"DiffBIR gains {alex['diffbir']}, OSEDiff {alex['osediff']}, and GFPGAN gets {alex['gfpgan']} *worse*" in text

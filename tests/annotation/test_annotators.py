@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from pipeline.annotation import annotators as module
 from pipeline.annotation.agreement import summary
@@ -23,6 +25,7 @@ from pipeline.annotation.annotators import (
 )
 from pipeline.annotation.pairs import make_pairs, with_facts
 from pipeline.images import decode
+from pipeline.metrics.catalogue import METRICS
 from pipeline.params import UserError, validate
 from pipeline.runtime import rng
 from tests import closure
@@ -70,6 +73,13 @@ def test_gradients_count_inside_their_boxes_alone() -> None:
     found = judge([damaged], hq).iloc[0]
     assert found["mouth_gradients"] < 0.9
     assert found["eye_gradients"] == pytest.approx(1.0)
+
+
+def test_criteria_meet_no_feature_and_no_metric() -> None:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    others = set(METRICS) | set(params["features"]["names"]) | set(params["benchmark"]["metrics"])
+    assert not set(CRITERIA) & others
+    assert not [name for name in others if name in CRITERIA or name in json.dumps(params["labels"]["annotators"])]
 
 
 def test_annotators_reach_no_metric_landmark_or_reward_code() -> None:

@@ -198,9 +198,9 @@ def test_differences_are_antisymmetric(candidates: Candidates, pairs: pd.DataFra
     assert forward == pytest.approx(rewards[pairs.a] - rewards[pairs.b], abs=1e-6)
 
 
-@pytest.mark.parametrize("split", ["fit", "select"])
+@pytest.mark.parametrize(("split", "what"), [("fit", "labelled"), ("select", "judged")])
 def test_no_pairs_to_learn_from_or_to_select_by(
-    candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path, split: str
+    candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path, split: str, what: str
 ) -> None:
-    with pytest.raises(UserError, match=f"no (labelled|judged) `{split}` pairs"):
+    with pytest.raises(UserError, match=f"no {what} `{split}` pairs"):
         run(candidates, pairs[pairs.split != split], tmp_path)
