@@ -23,7 +23,7 @@ class FeatureParams(Params):
 
     names: list[str] = Field(min_length=1)  # of the metrics catalogue, pyiqa:NAME, pyiqa:blind; absent ones are said
     reference: bool  # whether the deployed SVM may use features that need the HQ
-    missing: Literal["error", "median"]  # what to do where a feature is no number for some candidate
+    missing: Literal["error", "median"]  # where one is no number for some candidate; median: the SVM imputes its own
 
     @field_validator("names")
     @classmethod
@@ -47,14 +47,8 @@ def columns(names: Iterable[str]) -> dict[Needs, list[str]]:
     return {needs: [metric.name for metric in features if metric.needs == needs] for needs in groups}
 
 
-def deployed(names: Iterable[str], reference: bool) -> list[str]:
-    """The columns the deployed SVM may use: blind and LQ features, and reference ones only when `reference`."""
-    groups = columns(names)
-    return groups["blind"] + groups["lq"] + (groups["reference"] if reference else [])
-
-
-def impute(features: pd.DataFrame, how: Literal["error", "median"]) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Replace what is no finite number in a frame indexed by candidate_id; also returns how many in each column.
+def no_numbers(features: pd.DataFrame, how: Literal["error", "median"]) -> dict[str, int]:
+    """How many values of each column of a frame indexed by candidate_id are no finite number; columns with any.
 
     Raises UserError naming candidate and feature when `how` is "error", or when a column has no number at all.
     """
@@ -62,7 +56,7 @@ def impute(features: pd.DataFrame, how: Literal["error", "median"]) -> tuple[pd.
     bad: NDArray[np.bool_] = ~np.isfinite(values)
     counts = {str(name): int(n) for name, n in zip(features.columns, bad.sum(axis=0), strict=True) if n}
     if not counts:
-        return features, {}
+        return {}
     row, column = np.argwhere(bad)[0]
     first = f"feature `{features.columns[column]}` of candidate {features.index[row]} is {values[row, column]}"
     if how == "error":
@@ -72,5 +66,4 @@ def impute(features: pd.DataFrame, how: Literal["error", "median"]) -> tuple[pd.
         )
     if empty := [name for name, n in counts.items() if n == len(features)]:
         raise UserError(f"feature `{empty[0]}` is a number for no candidate; leave it out of features.names")
-    finite = features.where(~bad)
-    return finite.fillna(finite.median()), counts
+    return counts

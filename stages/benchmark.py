@@ -46,7 +46,8 @@ def main(
     }
     models = {f"{name}/{variant}": path for name, folders in matrix.items() for variant, path in folders.items()}
     comparisons = [one for name, folders in matrix.items() for one in restorer_comparisons(name, list(folders))]
-    roles = used_roles(expand(value("features.names")), value("features.reference"))
+    simulated = value("labels.source") != "human"
+    roles = used_roles(expand(value("features.names")), value("features.reference"), simulated)
     counts = (params.samples, params.diversity_samples)
     plan = Plan(params.metrics, comparisons, params.resamples, seed, *counts, roles)
     rewards = {f"reward_{name}": load_reward(data / "frm" / folder, device()) for name, folder in REWARDS.items()}

@@ -10,7 +10,7 @@ import pandas as pd
 import typer
 
 from pipeline import tables
-from pipeline.features import FeatureParams, impute
+from pipeline.features import FeatureParams, no_numbers
 from pipeline.images import Pixels
 from pipeline.metrics import awing, compute, embeddings, identity, landmarks, perceptual, regions, signal, vqfr
 from pipeline.params import UserError, load
@@ -48,9 +48,9 @@ def main(
         [lq[face_of[candidate_id]] for candidate_id in ids],
         share_references=True,
     )
-    features, imputed = impute(pd.DataFrame(values, index=ids), params.missing)
-    for name, count in imputed.items():
-        print(f"feature {name}: {count} of {len(ids)} values were no number and became the median", file=sys.stderr)
+    features = pd.DataFrame(values, index=ids)
+    for name, count in no_numbers(features, params.missing).items():
+        print(f"feature {name}: {count} of {len(ids)} values are no number; the SVM takes the median", file=sys.stderr)
     stamp = {"feature_set": _feature_set(names, images[ids[0]].shape[:2])}
     rows = [
         {"candidate_id": str(candidate_id), **stamp, **{str(name): value for name, value in row.items()}}

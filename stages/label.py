@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -52,7 +53,8 @@ def main() -> None:
     feature_set = features["feature_set"].iloc[0]
     asked = events.iloc[:0] if params.source == "simulated" else events
     splits = tables.read_frame(tables.FACES, FACES, ["face_id", "split"]).set_index("face_id")["split"]
-    shown, features, problems = as_shown(pairs, features, asked, splits, ROUNDS_FOLDER, remeasure)
+    measure = partial(remeasure, missing=value("features.missing"))
+    shown, features, problems = as_shown(pairs, features, asked, splits, ROUNDS_FOLDER, measure)
     human, counts, more_problems = standing_votes(events, shown["pair_id"])
     if unused := params.source == "simulated" and len(events):
         problems, more_problems = [], [f"{unused} events are not used: labels.source is `simulated`"]

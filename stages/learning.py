@@ -9,8 +9,11 @@ import pandas as pd
 import typer
 
 from pipeline.annotation.rounds import ROUNDS_FOLDER
+from pipeline.annotation.svm import SvmParams
+from pipeline.annotation.svm_report import annotation_rows, train_svm
+from pipeline.features import columns
 from pipeline.params import load, value
-from pipeline.reward.data import load_preferences
+from pipeline.reward.data import label, load_preferences, training_labels
 from pipeline.reward.evaluate import Numbers, correct, unanimous, voted
 from pipeline.reward.learning import LearningParams, curve_rows, learning_curve
 from pipeline.reward.params import FrmParams
@@ -25,22 +28,31 @@ SUMMARY, PLOT = Path("metrics/frm_learning.json"), Path("plots/frm_learning.csv"
 
 @stage
 def main() -> None:
-    params, frm = load("learning", LearningParams), load("frm", FrmParams)
+    params, frm, svm = load("learning", LearningParams), load("frm", FrmParams), load("svm", SvmParams)
     seed, prior_votes = int(value("seed")), value("labels.prior_votes")
     known = load_preferences(DATA, ROUNDS_FOLDER)
     head = unanimous(voted(known.pairs[known.pairs.split == "frm_test"], known.votes), frm.evaluation.min_annotators)
-    models = {svm: frm.reward.model_copy(update={"svm_labels": svm}) for svm in (False, True)}
-    labels = {svm: known.labelled(model, prior_votes, "frm.reward") for svm, model in models.items()}
+    votes_alone = frm.reward.model_copy(update={"svm_labels": False})
+    labels = training_labels(known.annotations, known.votes, votes_alone, prior_votes, "frm.reward")
+    needs_hq = [] if value("features.reference") else columns(map(str, known.features))["reference"]
+    features = known.features.drop(columns=needs_hq)
     training = frm.training.model_copy(update={"steps": params.steps})
     data = (DATA / "candidates", frm.default_caption, *known.candidates.captions, *sorted(set(known.votes.round_id)))
 
-    def judge(svm: bool, pairs: pd.DataFrame, drawn: int) -> Numbers:
-        model = models[svm]
-        scratch = SCRATCH / key(model.model_dump_json(), training.model_dump_json(), drawn, pairs.to_json(), *data)
-        trained, _ = train(model, training, frm.default_caption, known.candidates, pairs, drawn, scratch, device())
+    def with_svm(some: pd.DataFrame) -> pd.DataFrame:
+        shown = known.pairs[known.pairs.split.eq("fit") & known.pairs.usable | known.pairs.pair_id.isin(some.pair_id)]
+        seen = labels[labels.pair_id.isin(some.pair_id)]
+        trained = train_svm(features, shown, seen, svm)
+        return label(known.pairs, pd.DataFrame(annotation_rows(trained.svm, features, shown, seen)))
+
+    def judge(pairs: pd.DataFrame, drawn: int) -> Numbers:
+        about = (frm.reward.model_dump_json(), training.model_dump_json(), drawn, pairs.to_json())
+        scratch = SCRATCH / key(*about, *data)
+        trained, _ = train(frm.reward, training, frm.default_caption, known.candidates, pairs, drawn, scratch, device())
         return correct(reward_differences(trained, known.candidates, head, frm.evaluation.batch_size), head.p_a)
 
-    entries = learning_curve(labels, judge, head.face_id, params, seed, frm.evaluation.resamples)
+    by_votes = label(known.pairs, labels)
+    entries = learning_curve(by_votes, with_svm, judge, head.face_id, params, seed, frm.evaluation.resamples)
     kinds = known.taught_by(frm.reward, prior_votes, "frm.reward")
     write_json(SUMMARY, {"steps": params.steps, "seeds": params.seeds, "labels": kinds, "shares": entries})
     write_text(PLOT, pd.DataFrame(curve_rows(entries)).to_csv(index=False, float_format="%.6g"))

@@ -66,8 +66,6 @@ def test_stage_measures_every_candidate_against_its_own_face(
         "lq": ["lq_l1"],
         "reference": ["gmsd", "lmd_68", "psnr"],
     }
-    assert "psnr" not in features.deployed(frame.columns, reference=False)
-    assert "psnr" in features.deployed(frame.columns, reference=True)
 
 
 def test_feature_set_names_what_computed_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,16 +94,14 @@ def test_a_candidate_of_an_unknown_face_is_named(
     assert "no row for face f1" in capsys.readouterr().err
 
 
-def test_no_number_is_an_error_or_the_declared_median_counted() -> None:
+def test_no_number_is_an_error_or_counted_where_it_is_to_be_imputed() -> None:
     frame = pd.DataFrame({"noise": [1.0, np.nan, 5.0, np.inf], "psnr": [1.0, 2.0, 3.0, 4.0]}, index=list("abcd"))
     with pytest.raises(UserError, match="feature `noise` of candidate b is nan"):
-        features.impute(frame, "error")
-    filled, counts = features.impute(frame, "median")
-    assert counts == {"noise": 2}
-    assert filled["noise"].tolist() == [1, 3, 5, 3]
-    assert filled["psnr"].tolist() == [1, 2, 3, 4]
+        features.no_numbers(frame, "error")
+    assert features.no_numbers(frame, "median") == {"noise": 2}
+    assert features.no_numbers(frame[["psnr"]], "error") == {}
     with pytest.raises(UserError, match="`noise` is a number for no candidate"):
-        features.impute(pd.DataFrame({"noise": [np.nan]}, index=["a"]), "median")
+        features.no_numbers(pd.DataFrame({"noise": [np.nan]}, index=["a"]), "median")
 
 
 def test_wrong_names_are_named(

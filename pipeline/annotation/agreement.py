@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.metrics.statistics import paired_bootstrap
+from pipeline.metrics.statistics import paired_bootstrap, resampled_counts
 
 
 def coincidences(units: Sequence[Sequence[Hashable]], labels: Sequence[Hashable]) -> NDArray[np.float64]:
@@ -60,7 +60,7 @@ def krippendorff_alpha(
     summed = np.zeros((cluster.max() + 1, *matrices.shape[1:]))
     np.add.at(summed, cluster, matrices)
     generator = np.random.default_rng(seed)
-    draws = generator.multinomial(len(summed), np.full(len(summed), 1 / len(summed)), size=resamples)
+    draws = resampled_counts(generator, len(summed), resamples)
     found = [alpha_of(matrix) for matrix in np.tensordot(draws.astype(np.float64), summed, axes=1)]
     lo, hi = np.nanquantile(found, [0.025, 0.975])
     return alpha, float(lo), float(hi)

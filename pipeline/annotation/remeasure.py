@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -12,10 +13,13 @@ from pipeline.images import Pixels, decode
 from pipeline.metrics import compute
 
 
-def remeasure(asked: pd.DataFrame, names: Sequence[str], rounds: Path) -> pd.DataFrame:
+def remeasure(
+    asked: pd.DataFrame, names: Sequence[str], rounds: Path, missing: Literal["error", "median"]
+) -> pd.DataFrame:
     """Features `names` of both sides of `asked` pairs (round_id, pair_id, row_a, row_b), indexed by row_a and row_b.
 
-    A round of images so small that a feature is not valid on them is left out. Raises UserError as `read_round` does.
+    A round of images so small that a feature is not valid on them is left out, and so is an image with a feature that
+    is no number, unless features.missing declares that it is imputed. Raises UserError as `read_round` does.
     """
     found = [pd.DataFrame(columns=list(names), dtype="float64")]
     for round_id, some in asked.groupby("round_id"):
@@ -27,7 +31,8 @@ def remeasure(asked: pd.DataFrame, names: Sequence[str], rounds: Path) -> pd.Dat
             images = _pictures(held, f"image_{side}", some["pair_id"])
             values = compute.score(names, images, hq, lq, share_references=True)  # as stage `features` does
             found.append(pd.DataFrame(values, index=some[f"row_{side}"]))
-    return pd.concat(found)
+    measured = pd.concat(found)
+    return measured.dropna() if missing == "error" else measured
 
 
 def _pictures(held: Round, column: str, pairs: Iterable[str]) -> list[Pixels]:

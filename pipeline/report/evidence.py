@@ -108,12 +108,13 @@ def _frm_lead(content: Mapping[str, Any]) -> str:
     rivals = {"the best single blind feature": content.get("best_blind_feature"), "the SVM": content.get("svm")}
     beaten: list[str] = []
     unbeaten: list[str] = []
+    worse: list[str] = []
     for name, entry in rivals.items():
         if entry and "accuracy" in entry:
-            # the interval is the FRM's own: a rival inside it is not shown to be worse
-            (beaten if entry["accuracy"] < headline["ci95"][0] else unbeaten).append(
-                f"{name} ({share(entry['accuracy'])})"
-            )
+            low, high = entry["frm_minus"]["ci95"]
+            (beaten if low > 0 else worse if high < 0 else unbeaten).append(f"{name} ({share(entry['accuracy'])})")
+    if worse:
+        said = f"The FRM is worse than {listed(worse)}. {said}"
     if unbeaten:
         said = f"The FRM is not shown to be better than {listed(unbeaten)}. {said}"
     if beaten:
@@ -198,7 +199,7 @@ def _learning(content: Mapping[str, Any]) -> dict[str, Any]:
         rows.append((f"{share(entry['share'])} of the faces", [*cells, (gain, verdict)]))
     title = (
         f"What more labels are worth: trainings of {content['steps']:,} steps "
-        "(the SVM that labels had the votes of all faces, at every share)"
+        "(an SVM that learnt from the same votes alone labels the pairs of all other faces, too)"
     )
     return {"title": title, "head": [*LEARNT_FROM.values(), "gain, points"], "rows": rows}
 

@@ -72,8 +72,8 @@ def load_preferences(data: Path, rounds: Path) -> Preferences:
     measured = tables.read_frame(ROUND_FEATURES, data / ROUND_FEATURES.name).set_index("candidate_id")
 
     def look_up(asked: pd.DataFrame, names: Sequence[str], _: Path) -> pd.DataFrame:
-        rows = [*asked["row_a"], *asked["row_b"]]
-        return measured.reindex(rows, columns=list(names)).astype("float64")
+        kept = measured.index.isin([*asked["row_a"], *asked["row_b"]])
+        return measured[kept].reindex(columns=list(names)).astype("float64")
 
     pairs, features, _ = as_shown(pairs, features, events, splits, rounds, look_up)
     candidates, pairs = with_round_images(candidates, pairs, rounds)

@@ -65,9 +65,8 @@ def single_features(
     for name in names:
         right = float(correct(_feature_difference(features[name], fit), fit.p_a).mean())
         sign = 1 if right >= 0.5 else -1
-        accuracy = float(correct(sign * _feature_difference(features[name], test), test.p_a).mean())
         found[name] = {
-            "accuracy": accuracy,
+            "accuracy": float(feature_right(features[name], sign > 0, test).mean()),
             "fit_accuracy": max(right, 1 - right),
             "higher_is_better": sign > 0,
         }
@@ -83,6 +82,17 @@ def best_single_feature(alone: Mapping[str, Mapping[str, Any]], names: Sequence[
         raise UserError("data/features has no blind feature; rerun `dvc repro features`")
     name = max(sorted(names), key=lambda one: alone[one]["fit_accuracy"])
     return {"name": name, **alone[name], "best_in_hindsight": max(alone[one]["accuracy"] for one in names)}
+
+
+def feature_right(column: pd.Series, higher_is_better: bool, pairs: pd.DataFrame) -> Numbers:
+    """`correct` [P] of one feature alone, with rows features_a, features_b of the pairs."""
+    return correct(_feature_difference(column, pairs) * (1 if higher_is_better else -1), pairs.p_a)
+
+
+def lead(right: Numbers, rival: Numbers, faces: pd.Series, seed: int, resamples: int) -> dict[str, Any]:
+    """How much more often `right` [P] is right than `rival` [P], pair by pair: mean and 95 % interval over faces."""
+    mean, low, high = paired_bootstrap(right - rival, seed, resamples, clusters=faces.to_numpy(dtype=str))
+    return {"mean": mean, "ci95": [low, high]}
 
 
 def _feature_difference(column: pd.Series, pairs: pd.DataFrame) -> Numbers:
@@ -145,21 +155,28 @@ def anchors(right: Numbers, pairs: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def calibration(
-    difference: NDArray[Any], logit_scale: float, p_a: pd.Series, bins: int
+    difference: NDArray[Any], logit_scale: float, pairs: pd.DataFrame, bins: int
 ) -> tuple[float, list[dict[str, Any]]]:
-    """Expected calibration error and the reliability table of p = σ(logit_scale·Δr).
+    """Expected calibration error and the reliability table of p = σ(logit_scale·Δr) against single votes.
 
-    Pairs have no natural order, so the confidence max(p, 1 − p) in [0.5, 1] is compared with the share of right pairs.
+    Pairs have no natural order, so the confidence max(p, 1 − p) in [0.5, 1] is compared with the share of votes for the
+    side that the reward prefers (a tie is half a vote): what p was trained to be, which no majority is. `pairs`: p_a,
+    the mean of their votes, and n, how many; bins of the table hold n votes.
     """
     confidence = 1 / (1 + np.exp(-np.abs(difference) * logit_scale))
-    right = correct(difference, p_a)
+    p_a, votes = pairs.p_a.to_numpy(dtype=float), pairs.n.to_numpy(dtype=float)
+    agreed = np.where(difference > 0, p_a, np.where(difference == 0, 0.5, 1 - p_a))
     index = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
     table = [
-        {"confidence": float(confidence[here].mean()), "accuracy": float(right[here].mean()), "n": int(here.sum())}
+        {
+            "confidence": float(np.average(confidence[here], weights=votes[here])),
+            "agreement": float(np.average(agreed[here], weights=votes[here])),
+            "n": int(votes[here].sum()),
+        }
         for one in range(bins)
         if (here := index == one).any()
     ]
-    error = sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in table) / max(1, len(right))
+    error = sum(row["n"] * abs(row["agreement"] - row["confidence"]) for row in table) / max(1, votes.sum())
     return float(error), table
 
 
@@ -179,7 +196,9 @@ def judge(
     restored = decided(pairs)
     restored_difference = of_pair.loc[restored.pair_id].to_numpy()
     anchored = pairs[pairs.anchored.astype(bool) & (pairs.p_a != 0.5)]
-    error, table = calibration(restored_difference, logit_scale, restored.p_a, params.calibration_bins)
+    voted_on = pairs[~pairs.anchored.astype(bool)]
+    voted_difference = of_pair.loc[voted_on.pair_id].to_numpy()
+    error, table = calibration(voted_difference, logit_scale, voted_on, params.calibration_bins)
     headline = accuracy(right, head.face_id, seed, params.resamples)
     return {
         "headline": headline | {"enough_pairs": len(head) >= params.min_pairs},
@@ -188,12 +207,12 @@ def judge(
         "by_margin": by_margin(correct(restored_difference, restored.p_a), restored.p_a, params.margin_bins),
         "by_restorer_pair": by_restorer_pair(right, head),
         "single_annotator": single_annotators(restored, votes, restored_difference),
-        "calibration": {"ece": error, "n": len(restored)},
+        "calibration": {"ece": error, "n": int(voted_on.n.sum())},  # n: votes
     }, table
 
 
-def svm_accuracy(svm: PairSVM, features: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
-    """The SVM on the headline's pairs: accuracy of all its answers, and of those it does not withhold."""
+def svm_accuracy(svm: PairSVM, features: pd.DataFrame, pairs: pd.DataFrame) -> tuple[dict[str, Any], Numbers]:
+    """The SVM on the headline's pairs: accuracy of all its answers and of those it does not withhold; and `correct`."""
     p_a = svm.p_a(features.loc[pairs.features_a], features.loc[pairs.features_b])
     right, given = correct(p_a - 0.5, pairs.p_a), ~svm.abstains(p_a)
     return {
@@ -201,4 +220,4 @@ def svm_accuracy(svm: PairSVM, features: pd.DataFrame, pairs: pd.DataFrame) -> d
         "accuracy_given": float(right[given].mean()) if given.any() else None,
         "coverage": float(given.mean()),
         "n": len(pairs),
-    }
+    }, right

@@ -1,7 +1,8 @@
-"""What more labels are worth to the reward: growing shares of the faces, on votes alone and with the SVM's labels."""
+"""What more labels are worth to the reward: votes on growing shares of the faces, alone and with an SVM's labels."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,25 +11,25 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from pipeline.metrics.statistics import paired_bootstrap
-from pipeline.params import Params
+from pipeline.params import Params, UserError
 from pipeline.reward.evaluate import Numbers, accuracy
 from pipeline.runtime import rng
 
-LABELS = {False: "votes", True: "votes+svm"}  # without the SVM's labels, and with them
+LABELS = ("votes", "votes+svm")
 
 
 class LearningParams(Params):
     """The `learning` group."""
 
-    shares: list[float]  # of the fit faces, growing
+    shares: list[float]  # of the fit faces with votes, growing to 1
     steps: int = Field(ge=1)  # of each training: all get the same
     seeds: int = Field(ge=1)  # models behind each number
 
     @field_validator("shares")
     @classmethod
     def _growing(cls, shares: list[float]) -> list[float]:
-        if not shares or sorted(set(shares)) != shares or shares[0] <= 0 or shares[-1] > 1:
-            raise ValueError("must be growing shares in (0, 1]")
+        if not shares or sorted(set(shares)) != shares or shares[0] <= 0 or shares[-1] != 1:
+            raise ValueError("must be growing shares above 0, the last of them 1")
         return shares
 
 
@@ -43,8 +44,9 @@ def share_of_faces(pairs: pd.DataFrame, share: float, seed: int) -> pd.DataFrame
 
 
 def learning_curve(
-    labels: dict[bool, pd.DataFrame],
-    judge: Callable[[bool, pd.DataFrame, int], Numbers],
+    voted: pd.DataFrame,
+    with_svm: Callable[[pd.DataFrame], pd.DataFrame],
+    judge: Callable[[pd.DataFrame, int], Numbers],
     faces: pd.Series,
     params: LearningParams,
     seed: int,
@@ -52,22 +54,30 @@ def learning_curve(
 ) -> list[dict[str, Any]]:
     """One entry a share: accuracy on the headline pairs with each of LABELS, and `gain`, the paired difference.
 
-    `labels` holds the labelled pairs without (False) and with (True) the SVM's; `judge(svm, pairs, seed)` trains a
-    model and says which headline pairs it gets right [N]; `faces` [N] are theirs, the clusters of every interval.
+    `voted` holds the pairs that annotators labelled. `with_svm` gives those of a share of the faces with the labels of
+    an SVM that learnt from them alone; a share on which it can't (UserError) is named and left out, unless it is the
+    whole. `judge(pairs, seed)` trains a model and says which headline pairs it gets right [N]; `faces` [N] are theirs,
+    the clusters of every interval.
     """
     entries = []
     for share in params.shares:
-        right: dict[bool, Numbers] = {}
+        drawn = [share_of_faces(voted, share, seed + run) for run in range(params.seeds)]
+        try:
+            added = [with_svm(some) for some in drawn]
+        except UserError as error:
+            if share == 1:
+                raise
+            print(f"warning: learning.shares: {share:g} is left out: {error}", file=sys.stderr)
+            continue
         entry: dict[str, Any] = {"share": share}
-        for svm, name in LABELS.items():
-            drawn = [share_of_faces(labels[svm], share, seed + run) for run in range(params.seeds)]
-            right[svm] = np.mean([judge(svm, some, seed + run) for run, some in enumerate(drawn)], axis=0)
-            fit = drawn[0][drawn[0].split == "fit"]
+        right: dict[str, Numbers] = {}
+        for name, labelled in zip(LABELS, (drawn, added), strict=True):
+            right[name] = np.mean([judge(some, seed + run) for run, some in enumerate(labelled)], axis=0)
+            fit = labelled[0][labelled[0].split == "fit"]
             counts = {"pairs": len(fit), "fit_faces": int(fit.face_id.nunique())}
-            entry[name] = accuracy(right[svm], faces, seed, resamples) | counts
-        mean, low, high = paired_bootstrap(
-            right[True] - right[False], seed, resamples, clusters=faces.to_numpy(dtype=str)
-        )
+            entry[name] = accuracy(right[name], faces, seed, resamples) | counts
+        alone, both = (right[name] for name in LABELS)
+        mean, low, high = paired_bootstrap(both - alone, seed, resamples, clusters=faces.to_numpy(dtype=str))
         entries.append(entry | {"gain": {"mean": mean, "ci95": [low, high]}})
     return entries
 
@@ -82,7 +92,7 @@ def curve_rows(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "lo": one["ci95"][0],
             "hi": one["ci95"][1],
         }
-        for name in LABELS.values()
+        for name in LABELS
         for entry in entries
         for one in [entry[name]]
     ]

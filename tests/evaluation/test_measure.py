@@ -107,11 +107,13 @@ def test_rewards_rank_the_models():
 
 
 def test_nothing_that_anything_used_stays_held_out():
-    extra = used_roles(["psnr", "id_dlib", "entropy"], reference=True)
+    extra = used_roles(["psnr", "id_dlib", "entropy"], reference=True, simulated=False)
     result, _ = run({"r/base": [BLUR], "r/full": [HQ]}, "psnr", "id_dlib", roles=extra)
     assert result["metrics"]["id_dlib"]["roles"] == ["in_svm"]
     assert result["metrics"]["psnr"]["roles"] == ["in_svm"]
-    assert used_roles(["psnr", "entropy"], reference=False) == {"entropy": ["in_svm"]}
+    assert used_roles(["psnr", "entropy"], reference=False, simulated=False) == {"entropy": ["in_svm"]}
+    judged_by = used_roles(["gmsd"], reference=True, simulated=True)
+    assert judged_by == {"gmsd": ["in_svm", "in_labels"], "fsim": ["in_labels"]}
     assert module.roles("id_dlib", plan()) == ["held_out"]
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.metrics.statistics import holm, paired_bootstrap, wilcoxon_p
+from pipeline.metrics.statistics import holm, paired_bootstrap, resampled_counts, wilcoxon_p
 
 
 def test_interval_of_a_mean_matches_the_normal_theory():
@@ -59,6 +59,15 @@ def test_chunking_does_not_change_the_interval(monkeypatch):
     whole = paired_bootstrap(values, seed=1, resamples=500)
     monkeypatch.setattr("pipeline.metrics.statistics._CHUNK", 130)
     assert paired_bootstrap(values, seed=1, resamples=500) == whole
+
+
+def test_resampled_counts_follow_the_multinomial_law():
+    counts = resampled_counts(np.random.default_rng(0), 5, 40_000)
+    assert counts.shape == (40_000, 5)
+    assert (counts.sum(axis=1) == 5).all()
+    assert counts.mean(axis=0) == pytest.approx(np.ones(5), abs=0.03)
+    expected = np.full((5, 5), -1 / 5) + np.eye(5)  # n (diag p − p pᵀ)
+    assert np.cov(counts.T) == pytest.approx(expected, abs=0.03)
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,15 @@ def test_features_and_their_signs_are_chosen_on_fit_pairs_alone() -> None:
         evaluate.best_single_feature(alone, [])
 
 
+def test_a_lead_is_paired_over_faces() -> None:
+    right = np.array([1.0, 1.0, 0.0, 1.0])
+    faces = pd.Series(["one", "one", "two", "three"])
+    found = evaluate.lead(right, np.array([1.0, 0.0, 0.0, 1.0]), faces, 0, 500)
+    assert found["mean"] == 0.25
+    assert found["ci95"] == [0.0, 0.5]  # a draw of face one alone
+    assert evaluate.lead(right, right, faces, 0, 500) == {"mean": 0.0, "ci95": [0.0, 0.0]}
+
+
 def test_single_annotators_are_compared_with_the_majority_of_the_others() -> None:
     pairs = pair_rows(2)
     found = evaluate.single_annotators(pairs, vote_frame(p0="aaa", p1="aab"), np.array([1.0, -1.0]))
@@ -101,12 +110,24 @@ def test_margins_restorers_and_anchors_are_rows_of_their_own() -> None:
 def test_calibration_error_of_known_confidences() -> None:
     logit = np.log(0.8 / 0.2)
     difference = np.full(10, logit)
-    right_eight = pd.Series([1.0] * 8 + [0.0] * 2)
-    error, table = evaluate.calibration(difference, 1.0, right_eight, 5)
+    eight = pair_rows(10, p_a=[1.0] * 8 + [0.0] * 2, n=1)
+    error, table = evaluate.calibration(difference, 1.0, eight, 5)
     assert error == pytest.approx(0.0, abs=1e-12)
-    assert table == [{"confidence": pytest.approx(0.8), "accuracy": 0.8, "n": 10}]
-    error, _ = evaluate.calibration(-difference, 1.0, right_eight, 5)
+    assert table == [{"confidence": pytest.approx(0.8), "agreement": 0.8, "n": 10}]
+    error, _ = evaluate.calibration(-difference, 1.0, eight, 5)
     assert error == pytest.approx(0.6)
+
+
+def test_calibration_counts_votes_not_majorities() -> None:
+    # a reward that is as sure as the annotators are: all majorities agree with it, four of five votes do
+    pairs = pair_rows(2, p_a=[0.8, 0.25], n=[5, 4])
+    difference = np.array([np.log(0.8 / 0.2), -np.log(0.75 / 0.25)])
+    error, table = evaluate.calibration(difference, 1.0, pairs, 1)
+    assert error == pytest.approx(0.0, abs=1e-12)
+    assert (table[0]["agreement"], table[0]["n"]) == (pytest.approx((5 * 0.8 + 4 * 0.75) / 9), 9)
+    assert evaluate.calibration(difference, 1.0, pairs.assign(p_a=[0.5, 0.5]), 1)[0] == pytest.approx(
+        table[0]["confidence"] - 0.5
+    )
 
 
 def test_judge_reports_every_part_and_refuses_an_empty_headline() -> None:

@@ -30,12 +30,16 @@ def test_a_share_keeps_whole_faces_all_select_pairs_and_every_smaller_share() ->
 def test_the_curve_trains_on_each_share_with_and_without_the_svm_and_pairs_the_gain() -> None:
     asked = []
 
-    def judge(svm: bool, some: pd.DataFrame, seed: int) -> np.ndarray:
+    def with_svm(some: pd.DataFrame) -> pd.DataFrame:
+        return pd.concat([some, pairs(2).assign(source="svm")])  # of all faces
+
+    def judge(some: pd.DataFrame, seed: int) -> np.ndarray:
+        svm = "source" in some
         asked.append((svm, int((some.split == "fit").sum()), seed))
         return np.array([1.0, 1.0, 0.0, 0.0]) if svm else np.array([1.0, 0.0, 0.0, float(seed == 8)])
 
-    entries = learning_curve({False: pairs(1), True: pairs(3)}, judge, HEAD, PARAMS, 7, 200)
-    asked_for = [(False, 2), (True, 6), (False, 8), (True, 24)]
+    entries = learning_curve(pairs(1), with_svm, judge, HEAD, PARAMS, 7, 200)
+    asked_for = [(False, 2), (True, 2 + 16), (False, 8), (True, 8 + 16)]
     assert asked == [(*one, seed) for one in asked_for for seed in (7, 8)]
     first = entries[0]
     assert (first["share"], first["votes"]["pairs"], first["votes"]["fit_faces"]) == (0.25, 2, 2)
@@ -51,7 +55,20 @@ def test_the_curve_trains_on_each_share_with_and_without_the_svm_and_pairs_the_g
     assert all(row["lo"] <= row["accuracy"] <= row["hi"] for row in rows)
 
 
-@pytest.mark.parametrize("shares", [[], [0.0, 1.0], [0.5, 0.25], [0.5, 1.5], [0.5, 0.5]])
-def test_shares_that_do_not_grow_within_0_and_1_are_refused(shares: list[float]) -> None:
+def test_a_share_too_small_for_the_svm_is_named_and_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    def with_svm(some: pd.DataFrame) -> pd.DataFrame:
+        if some.face_id.nunique() < 5:
+            raise UserError("only 2 faces have decided votes")
+        return some
+
+    entries = learning_curve(pairs(1), with_svm, lambda *_: np.ones(4), HEAD, PARAMS, 7, 200)
+    assert [entry["share"] for entry in entries] == [1.0]
+    assert "learning.shares: 0.25 is left out: only 2 faces" in capsys.readouterr().err
+    with pytest.raises(UserError, match="only 2 faces"):
+        learning_curve(pairs(1)[:2], with_svm, lambda *_: np.ones(4), HEAD, PARAMS, 7, 200)
+
+
+@pytest.mark.parametrize("shares", [[], [0.0, 1.0], [0.5, 0.25], [0.5, 1.5], [0.5, 0.5], [0.25, 0.5]])
+def test_shares_that_do_not_grow_to_1_are_refused(shares: list[float]) -> None:
     with pytest.raises(UserError, match=r"learning.shares: .*growing shares"):
         validate(LearningParams, {"shares": shares, "steps": 1, "seeds": 1}, "learning")

@@ -51,6 +51,8 @@ def write_params(root: Path, **heldout: Any) -> None:
     runtime = {"device": "cpu", "threads": 1, "num_workers": 1, "progress": False}
     content = {"seed": 0, "labels": {"prior_votes": 0.5}, "frm": frm, "runtime": runtime}
     content["learning"] = {"shares": [0.5, 1.0], "steps": 4, "seeds": 1}
+    svm = {"outer_folds": 3, "inner_folds": 2, "c": [1.0], "gamma": [1.0], "target_accuracy": 0.6, "min_coverage": 1.0}
+    content |= {"svm": svm | {"importance_repeats": 1, "resamples": 100}, "features": {"reference": False}}
     (root / "params.yaml").write_text(yaml.safe_dump(content))
 
 
@@ -68,7 +70,9 @@ def test_stage_writes_both_models_and_the_same_bytes_twice(root: Path) -> None:
     assert found["best_blind_feature"]["name"] == "sharpness"
     assert set(found["single_features"]["blind"]) == {"sharpness", "entropy"}
     assert found["single_features"]["blind"]["sharpness"]["accuracy"] == found["best_blind_feature"]["accuracy"] == 1.0
-    assert found["svm"] == {"accuracy": 1.0, "accuracy_given": 1.0, "coverage": 1.0, "n": 4}
+    lead = {"mean": found["headline"]["accuracy"] - 1, "ci95": found["svm"]["frm_minus"]["ci95"]}
+    assert found["svm"] == {"accuracy": 1.0, "accuracy_given": 1.0, "coverage": 1.0, "n": 4, "frm_minus": lead}
+    assert found["best_blind_feature"]["frm_minus"] == lead
     assert set(found["robustness"]) == {"blur", "noise", "jpeg", "oversharpen", "pattern", "identity_swap"}
     assert set(found["heldout"]) >= {"headline", "anchors", "by_restorer_pair", "calibration", "single_annotator"}
     assert found["heldout"]["trained_on"]["fit_pairs"] == found["trained_on"]["fit_pairs"] == 24
@@ -111,6 +115,6 @@ def test_stage_learning_writes_its_curve_and_the_same_bytes_twice(root: Path) ->
     assert not (root / ".scratch/learning").exists()
     found = json.loads(files[0].read_text())
     assert [entry["share"] for entry in found["shares"]] == [0.5, 1.0]
-    assert [entry["votes"]["pairs"] for entry in found["shares"]] == [8, 16]  # of the 24 fit pairs the SVM labelled 8
-    assert [entry["votes+svm"]["pairs"] for entry in found["shares"]] == [12, 24]
+    assert [entry["votes"]["pairs"] for entry in found["shares"]] == [8, 16]  # of the 24 fit pairs
+    assert [entry["votes+svm"]["pairs"] for entry in found["shares"]] == [24, 24]  # an SVM of its own labels the rest
     assert {entry[name]["n"] for entry in found["shares"] for name in ("votes", "votes+svm")} == {4}
