@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.report import evidence
+
+HEADLINE = {"accuracy": 0.8, "ci95": [0.75, 0.85], "n": 240, "faces": 36}
+SHARE = {"share": 1.0, "votes": HEADLINE | {"pairs": 90}, "votes+svm": HEADLINE | {"pairs": 99}}
+LEARNING = {"steps": 9, "shares": [SHARE | {"gain": {"mean": 0.0, "ci95": [-0.01, 0.01]}}]}
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ([0.01, 0.1], "That is more than the SVM (77.0 %) reaches."),
+        # far apart, and yet not surely: the interval of the paired difference decides, not that of the FRM
+        ([-0.01, 0.1], "The FRM is not shown to be better than the SVM (77.0 %)."),
+        ([-0.1, -0.01], "The FRM is worse than the SVM (77.0 %)."),
+    ],
+)
+def test_a_rival_is_judged_by_the_paired_interval(interval: list[float], said: str) -> None:
+    content: dict[str, Any] = {"headline": HEADLINE, "svm": {"accuracy": 0.77, "frm_minus": {"ci95": interval}}}
+    assert said in evidence.reward_model(content, LEARNING)["lead"].replace("\xa0", " ")
