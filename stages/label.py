@@ -13,7 +13,7 @@ import typer
 
 from pipeline import tables
 from pipeline.annotation.annotators import criteria, liking, simulate
-from pipeline.annotation.labels import HUMAN_VOTES, LabelsParams, combine, read_human, records, standing_votes
+from pipeline.annotation.labels import HUMAN_VOTES, LabelsParams, combine, no_votes, read_human, records, standing_votes
 from pipeline.annotation.pairs import with_facts
 from pipeline.annotation.remeasure import remeasure
 from pipeline.annotation.rounds import ROUNDS_FOLDER
@@ -52,19 +52,21 @@ def main() -> None:
     features = tables.read_frame(tables.FEATURES, FEATURES).set_index("candidate_id")
     feature_set = features["feature_set"].iloc[0]
     asked = events.iloc[:0] if params.source == "simulated" else events
-    splits = tables.read_frame(tables.FACES, FACES, ["face_id", "split"]).set_index("face_id")["split"]
+    faces = tables.read_frame(tables.FACES, FACES, ["face_id", "split", "group_id"]).set_index("face_id")
     measure = partial(remeasure, missing=value("features.missing"))
-    shown, features, problems = as_shown(pairs, features, asked, splits, ROUNDS_FOLDER, measure)
-    human, counts, more_problems = standing_votes(events, shown["pair_id"])
-    if unused := params.source == "simulated" and len(events):
-        problems, more_problems = [], [f"{unused} events are not used: labels.source is `simulated`"]
+    shown, features, problems = as_shown(pairs, features, asked, faces, ROUNDS_FOLDER, measure)
+    human, counts, more_problems = no_votes(events) if params.source == "simulated" else standing_votes(events, shown)
     for problem in problems + more_problems:
         print(f"warning: {HUMAN_VOTES}: {problem}", file=sys.stderr)
     simulated = human.iloc[:0] if params.source == "human" else simulated_votes(pairs, facts, params, seed)
     votes = combine(params.source, simulated, human)
 
-    elsewhere = {*params.panel("second"), *(value("frm.heldout.annotators") or ())}
-    taught = votes[~votes["annotator"].isin(elsewhere)]  # the others teach only the held-out reward
+    named = votes["annotator"].isin(value("frm.heldout.annotators") or ())
+    elsewhere = named | votes["annotator"].isin(params.panel("second")) & votes["annotator_kind"].eq("simulated")
+    taught = votes[~elsewhere]  # the others teach only the held-out reward
+    if reserved := int((named & votes["annotator_kind"].eq("human")).sum()):
+        who = "frm.heldout.annotators names who cast them"
+        print(f"warning: {reserved} people's votes teach the held-out reward alone: {who}", file=sys.stderr)
     with_reference = value("features.reference")
     needs_hq = columns(map(str, features))["reference"]
     evidence = assess(features, needs_hq, with_reference, shown, taught, params.prior_votes, svm_params, seed)

@@ -94,6 +94,25 @@ def test_a_candidate_of_an_unknown_face_is_named(
     assert "no row for face f1" in capsys.readouterr().err
 
 
+def test_the_stage_refuses_what_is_no_number_unless_it_is_to_be_imputed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(names: list[str], images: list, *_: object, **__: object) -> dict[str, np.ndarray]:
+        return {name: np.where(np.arange(len(images)) == 1, np.nan, 1.0) for name in names}
+
+    project(tmp_path, monkeypatch, names=["noise"])
+    monkeypatch.setattr(compute, "score", broken)
+    with pytest.raises(SystemExit):
+        main()
+    assert "feature `noise` of candidate f0-diffbir-1 is nan" in capsys.readouterr().err
+    assert not Path("data/features").exists()
+    project(tmp_path, monkeypatch, names=["noise"], missing="median")
+    main()
+    assert "feature noise: 1 of 6 values are no number" in capsys.readouterr().err
+    kept = tables.read_frame(tables.FEATURES, "data/features").set_index("candidate_id")["noise"]
+    assert kept.index[kept.isna()].tolist() == ["f0-diffbir-1"]  # the SVM imputes and counts it
+
+
 def test_no_number_is_an_error_or_counted_where_it_is_to_be_imputed() -> None:
     frame = pd.DataFrame({"noise": [1.0, np.nan, 5.0, np.inf], "psnr": [1.0, 2.0, 3.0, 4.0]}, index=list("abcd"))
     with pytest.raises(UserError, match="feature `noise` of candidate b is nan"):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pydantic import Field, model_validator
@@ -52,6 +52,7 @@ class VoteCounts:
     read: int
     duplicate_events: int  # the very same event again
     undone: int
+    unused: int  # all of them where labels.source is `simulated`
     unknown_pairs: int  # no such pair in data/pairs or the vote's round, or of a face that is no preference face now
     superseded: int  # the annotator judged the pair again later: repeats, and second thoughts
     skipped: int
@@ -81,17 +82,29 @@ def read_human(path: Path = HUMAN_VOTES) -> pd.DataFrame:
     return events
 
 
-def standing_votes(events: pd.DataFrame, known_pairs: Iterable[str]) -> tuple[pd.DataFrame, VoteCounts, list[str]]:
+def no_votes(events: pd.DataFrame) -> tuple[pd.DataFrame, VoteCounts, list[str]]:
+    """`standing_votes` where labels.source is `simulated`: none of them."""
+    counts = VoteCounts(len(events), 0, 0, len(events), 0, 0, 0, 0)
+    problems = [f"{len(events)} events are not used: labels.source is `simulated`"] if len(events) else []
+    return events.iloc[:0], counts, problems
+
+
+def standing_votes(events: pd.DataFrame, shown: pd.DataFrame) -> tuple[pd.DataFrame, VoteCounts, list[str]]:
     """The votes that count, what became of the others, and a line for each kind of problem that names examples.
 
-    Votes taken back (`undone_by` names the undo) don't count. Of several votes of one annotator on one pair the last
-    counts. Skips count as seen, not as votes.
+    `shown` as `shown.as_shown` makes it: a vote that names a round is on what that round shows, and counts only where
+    the pair's `rounds` have it. Votes taken back (`undone_by` names the undo) don't count. Of several votes of one
+    annotator on one pair the last counts. Skips count as seen, not as votes.
     """
     unique = events.drop_duplicates()
     kept = unique[unique["undone_by"].fillna("").eq("")]
     undone = len(unique) - len(kept)
     # a skip judges nothing, so nobody looked up what its round shows: it is on a pair all the same
-    here = kept["pair_id"].isin(set(known_pairs)) | (kept["winner"].eq("skip") & kept["round_id"].ne(""))
+    votable = {
+        (one, pair) for pair, named in zip(shown["pair_id"], shown["rounds"], strict=True) for one in ("", *named)
+    }
+    known = [one in votable for one in zip(kept["round_id"], kept["pair_id"], strict=True)]
+    here = np.array(known, dtype=bool) | (kept["winner"].eq("skip") & kept["round_id"].ne(""))
     unknown = kept[~here]
     ordered = kept[here].sort_values(["at", "event_id"])
     last = ordered.drop_duplicates(["annotator", "pair_id"], keep="last")
@@ -100,6 +113,7 @@ def standing_votes(events: pd.DataFrame, known_pairs: Iterable[str]) -> tuple[pd
         read=len(events),
         duplicate_events=len(events) - len(unique),
         undone=undone,
+        unused=0,
         unknown_pairs=len(unknown),
         superseded=len(ordered) - len(last),
         skipped=len(last) - len(standing),
@@ -112,7 +126,7 @@ def standing_votes(events: pd.DataFrame, known_pairs: Iterable[str]) -> tuple[pd
     if counts.unknown_pairs:
         problems.append(
             f"{counts.unknown_pairs} votes are on {unknown['pair_id'].nunique()} unknown pairs, not used "
-            f"({_some(unknown['pair_id'])}): neither data/pairs nor a round that may teach holds them"
+            f"({_some(unknown['pair_id'])}): no pair of data/pairs or of the round they name, if it may teach"
         )
     return standing, counts, problems
 

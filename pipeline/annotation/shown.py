@@ -11,13 +11,13 @@ from typing import Any
 import pandas as pd
 
 from pipeline import tables
-from pipeline.annotation.rounds import read_round
+from pipeline.annotation.rounds import Round, read_round
 
 ROUND_FEATURES = replace(tables.FEATURES, name="round_features", written_by="label")
 Remeasure = Callable[[pd.DataFrame, Sequence[str], Path], pd.DataFrame]
 _COLUMNS = [
     *("pair_id", "face_id", "candidate_a", "candidate_b", "split", "why", "restorer_a", "restorer_b", "gold"),
-    *("anchored", "round_id", "caption", "features_a", "features_b", "usable"),
+    *("anchored", "round_id", "rounds", "caption", "features_a", "features_b", "usable"),
 ]
 
 
@@ -26,20 +26,29 @@ def judged_in_rounds(
 ) -> tuple[pd.DataFrame, list[str]]:
     """(rows, problems): the pairs that people judged in rounds as their rounds hold them, with `round_id`, `anchored`.
 
-    A pair counts whether `pairs` (data/pairs) still has it or not; of several rounds that hold it, the first. Skipped
-    and undone votes judge nothing. `faces` is the split of data/faces by face_id: a face that is there, but no longer
-    in `preference`, is left out and named, since what learns from people must not see a test face. A face is in fit,
-    select or frm_test as `pairs` says where it has that face, else as the round does.
+    A pair counts whether `pairs` (data/pairs) still has it or not; of several rounds that hold it, the first. `rounds`
+    lists that one and those that show the very same images: others show the candidates of another making, and votes on
+    them say nothing of these. Skipped and undone votes judge nothing. `faces` is the split of data/faces by face_id: a
+    face that is there, but no longer in `preference`, is left out and named, since what learns from people must not see
+    a test face. A face is in fit, select or frm_test as `pairs` says where it has that face, else as the round does.
     Raises UserError for a round that is not on this disk, or not whole.
     """
     valid = events[events["undone_by"].eq("") & events["winner"].ne("skip") & events["round_id"].ne("")]
-    found = []
+    found, held = [], {}
     for round_id, some in valid.groupby("round_id"):
-        frame = read_round(rounds / str(round_id)).frame().assign(round_id=round_id)
+        held[round_id] = read_round(rounds / str(round_id))
+        frame = held[round_id].frame().assign(round_id=round_id)
         found.append(frame[frame["pair_id"].isin(some["pair_id"])])
     if not found:
         return pd.DataFrame(), []
-    asked = pd.concat(found).drop_duplicates("pair_id").reset_index(drop=True)
+    every = pd.concat(found)
+    asked = every.drop_duplicates("pair_id").reset_index(drop=True)
+    first = asked.set_index("pair_id")["round_id"]
+    every["same"] = [
+        one == first[pair_id] or _same_images(held[one], held[first[pair_id]], pair_id)
+        for one, pair_id in zip(every["round_id"], every["pair_id"], strict=True)
+    ]
+    asked["rounds"] = asked["pair_id"].map(every[every["same"]].groupby("pair_id")["round_id"].agg(tuple))
     known = asked["pair_id"].isin(pairs["pair_id"]) | asked["repeat_of"].isin(pairs["pair_id"])
     moved = asked["face_id"].map(faces).fillna("preference").ne("preference")
     problems = [
@@ -51,20 +60,30 @@ def judged_in_rounds(
         for round_id, some in which.groupby(asked["round_id"])
         if some.any()
     ]
+    problems += [
+        f"round {round_id}: {len(some)} judged pairs show other images than an earlier round does under the same ids; "
+        "votes on them are not used"
+        for round_id, some in every[~every["same"]].groupby("round_id")
+    ]
     now = pairs.drop_duplicates("face_id").set_index("face_id")["split"]
     asked["split"] = asked["face_id"].map(now).fillna(asked["split"])
     asked["anchored"] = asked["anchor_a"].astype(bool) | asked["anchor_b"].astype(bool)
     return asked[~moved].reset_index(drop=True), problems
 
 
+def _same_images(one: Round, other: Round, pair_id: str) -> bool:
+    return all(one.png(pair_id, column) == other.png(pair_id, column) for column in ("image_a", "image_b"))
+
+
 def as_shown(
-    pairs: pd.DataFrame, features: pd.DataFrame, events: pd.DataFrame, faces: pd.Series, rounds: Path,
+    pairs: pd.DataFrame, features: pd.DataFrame, events: pd.DataFrame, faces: pd.DataFrame, rounds: Path,
     remeasure: Remeasure | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:  # fmt: skip
     """(pairs, features, problems): what SVM and FRM learn from, with the judged pairs as their rounds hold them.
 
     `pairs` gains the pairs of `judged_in_rounds` that it lacks (repeats that rounds made among them), `round_id` and
-    `caption` ("" for a pair of no round), `features_a` and `features_b` (rows of `features`) and `usable`. A pair
+    `caption` ("" for a pair of no round), `rounds` (whose votes count), `features_a` and `features_b` (rows of
+    `features`), `usable` and `group_id` (of `faces`: split and group_id by face_id, as data/faces has them). A pair
     judged in a round has that round's features and reason (a pair picked because the SVM was unsure may not measure
     it). `features` has its column feature_set dropped.
     Where a round's features were computed by another feature set, `remeasure` (of annotation/remeasure.py) computes
@@ -75,10 +94,10 @@ def as_shown(
     current = set(features["feature_set"])
     values = features.drop(columns="feature_set")
     pairs = pairs.assign(features_a=pairs["candidate_a"], features_b=pairs["candidate_b"])
-    pairs = pairs.assign(usable=True, round_id="", caption="")
-    asked, problems = judged_in_rounds(events, pairs, faces, rounds)
+    pairs = pairs.assign(usable=True, round_id="", caption="", rounds=[()] * len(pairs))
+    asked, problems = judged_in_rounds(events, pairs, faces["split"], rounds)
     if asked.empty:
-        return pairs, values, problems
+        return _grouped(pairs, faces), values, problems
     for side in ("a", "b"):
         asked[f"row_{side}"] = asked["round_id"] + "|" + asked["pair_id"] + "|" + side
         content = pd.DataFrame([json.loads(text) for text in asked[f"features_{side}"]], index=asked[f"row_{side}"])
@@ -98,7 +117,12 @@ def as_shown(
     )
     shown = asked[_COLUMNS]
     rest = pairs[~pairs["pair_id"].isin(shown["pair_id"])]
-    return pd.concat([rest, shown]).sort_values("pair_id", ignore_index=True), values, problems
+    return _grouped(pd.concat([rest, shown]).sort_values("pair_id", ignore_index=True), faces), values, problems
+
+
+def _grouped(pairs: pd.DataFrame, faces: pd.DataFrame) -> pd.DataFrame:
+    """`pairs` with `group_id`: faces of one person or photo; a face that data/faces lacks is one of its own."""
+    return pairs.assign(group_id=pairs["face_id"].map(faces["group_id"]).fillna(pairs["face_id"]))
 
 
 def round_features(shown: pd.DataFrame, features: pd.DataFrame, feature_set: str) -> list[dict[str, Any]]:

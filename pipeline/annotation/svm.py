@@ -69,7 +69,7 @@ class LabelledPairs:
     x: Array  # [N, features] differences of standardised features
     a_wins: NDArray[np.bool_]  # [N]
     weight: Array  # [N] confidence of the label
-    faces: NDArray[Any]  # [N]
+    faces: NDArray[Any]  # [N] what no fold may split: a face, or the person or photo that several faces are of
 
     def take(self, rows: NDArray[np.int64]) -> LabelledPairs:
         """The pairs of these rows."""

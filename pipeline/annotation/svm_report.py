@@ -71,7 +71,7 @@ def train_svm(features: pd.DataFrame, pairs: pd.DataFrame, labels: pd.DataFrame,
         standardiser(rows_of(features, won["features_a"])) - standardiser(rows_of(features, won["features_b"])),
         won["winner"].eq("a").to_numpy(bool),
         won["confidence"].to_numpy(np.float64),
-        won["face_id"].to_numpy(str),
+        won["group_id"].to_numpy(str),
     )
     tried = {kernel: nested(data, kernel, params) for kernel in KERNELS}
     kernel = KERNELS[simplest_within_one_error([tried[name].accuracies for name in KERNELS])]

@@ -67,7 +67,7 @@ def load_preferences(data: Path, rounds: Path) -> Preferences:
     candidates = load_candidates(data / "candidates", data / "faces")
     pairs = with_facts(tables.read_frame(tables.PAIRS, data / "pairs"), candidates.frame.reset_index())
     features = tables.read_frame(tables.FEATURES, data / "features").set_index("candidate_id")
-    splits = tables.read_frame(tables.FACES, data / "faces", ["face_id", "split"]).set_index("face_id")["split"]
+    faces = tables.read_frame(tables.FACES, data / "faces", ["face_id", "split", "group_id"]).set_index("face_id")
     events = tables.read_frame(tables.VOTES, data / "votes")
     measured = tables.read_frame(ROUND_FEATURES, data / ROUND_FEATURES.name).set_index("candidate_id")
 
@@ -75,9 +75,9 @@ def load_preferences(data: Path, rounds: Path) -> Preferences:
         kept = measured.index.isin([*asked["row_a"], *asked["row_b"]])
         return measured[kept].reindex(columns=list(names)).astype("float64")
 
-    pairs, features, _ = as_shown(pairs, features, events, splits, rounds, look_up)
+    pairs, features, _ = as_shown(pairs, features, events, faces, rounds, look_up)
     candidates, pairs = with_round_images(candidates, pairs, rounds)
-    votes, _, _ = standing_votes(events, pairs.pair_id)
+    votes, _, _ = standing_votes(events, pairs)
     annotations = tables.read_frame(tables.ANNOTATIONS, data / "annotations")
     return Preferences(candidates, pairs, features, votes, annotations)
 

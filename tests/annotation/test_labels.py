@@ -17,6 +17,7 @@ from pipeline.annotation.labels import (
     LabelsParams,
     aggregate,
     combine,
+    no_votes,
     read_human,
     records,
     standing_votes,
@@ -75,6 +76,11 @@ def test_impossible_events_are_refused_by_name(tmp_path: Path, votes: list[dict[
         read_human(written(tmp_path / "human.parquet", *votes))
 
 
+def shown(*pair_ids: str) -> pd.DataFrame:
+    """Pairs as round r1 shows them."""
+    return pd.DataFrame({"pair_id": pair_ids, "rounds": [("r1",)] * len(pair_ids)})
+
+
 def test_every_event_is_accounted_for(tmp_path: Path) -> None:
     events = [
         *(vote("e1"), vote("e1")),  # saved twice
@@ -85,7 +91,7 @@ def test_every_event_is_accounted_for(tmp_path: Path) -> None:
         vote("e9", "p1", "b", annotator="bob"),
     ]
     path = written(tmp_path / "human.parquet", *events)
-    votes, counts, problems = standing_votes(read_human(path), ["p1", "p2", "p3", "p4"])
+    votes, counts, problems = standing_votes(read_human(path), shown("p1", "p2", "p3", "p4"))
     assert votes["event_id"].tolist() == ["e1", "e7", "e9"]
     assert counts.read == 10
     assert (counts.duplicate_events, counts.undone, counts.unknown_pairs) == (1, 1, 3)
@@ -100,12 +106,34 @@ def test_every_event_is_accounted_for(tmp_path: Path) -> None:
 
 def test_a_skip_of_what_a_round_shows_is_a_skip_though_the_pair_is_known_to_its_round_alone() -> None:
     events = frame(vote("e1"), vote("e2", "repeat", "skip", round_id="r1"))
-    votes, counts, problems = standing_votes(events, ["p1"])
+    votes, counts, problems = standing_votes(events, shown("p1"))
     assert (len(votes), counts.skipped, counts.unknown_pairs, problems) == (1, 1, 0, [])
 
 
+def test_a_vote_that_names_a_round_counts_where_that_round_shows_the_pair() -> None:
+    events = frame(
+        vote("e1", round_id="r1"),
+        vote("e2", annotator="bob", round_id="r2"),  # other images under the same id
+        vote("e3", "p2", round_id="r1"),  # data/pairs has the pair, the round that it names hasn't
+    )
+    pairs = pd.DataFrame({"pair_id": ["p1", "p2"], "rounds": [("r1",), ()]})
+    votes, counts, problems = standing_votes(events, pairs)
+    assert votes["event_id"].tolist() == ["e1"]
+    assert counts.unknown_pairs == 2
+    assert "2 votes are on 2 unknown pairs, not used (p1, p2)" in problems[0]
+    assert standing_votes(events, pairs.assign(rounds=[("r1", "r2"), ()]))[1].standing == 2
+
+
+def test_votes_that_are_not_used_are_counted_as_such() -> None:
+    events = frame(vote("e1"), vote("e2", "p2"))
+    votes, counts, problems = no_votes(events)
+    assert (len(votes), counts.read, counts.unused, counts.unknown_pairs, counts.standing) == (0, 2, 2, 0, 0)
+    assert problems == ["2 events are not used: labels.source is `simulated`"]
+    assert no_votes(events.iloc[:0])[2] == []
+
+
 def test_nothing_to_complain_about_in_a_clean_file() -> None:
-    votes, counts, problems = standing_votes(frame(vote("e1"), vote("e2", "p2")), ["p1", "p2"])
+    votes, counts, problems = standing_votes(frame(vote("e1"), vote("e2", "p2")), shown("p1", "p2"))
     assert (len(votes), counts.standing, problems) == (2, 2, [])
 
 

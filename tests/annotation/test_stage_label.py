@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,10 +15,12 @@ import yaml
 from pipeline import tables
 from pipeline.annotation.annotators import CRITERIA
 from pipeline.annotation.labels import HUMAN_VOTES, write_no_votes
+from pipeline.annotation.remeasure import remeasure
 from pipeline.annotation.rounds import ROUNDS_FOLDER, RoundPlan, make_round
 from pipeline.annotation.shown import ROUND_FEATURES
 from pipeline.annotation.svm import PairSVM
 from pipeline.images import decode
+from pipeline.metrics import compute
 from pipeline.params import load
 from pipeline.reward.data import load_preferences
 from pipeline.reward.params import FrmParams
@@ -176,6 +178,80 @@ def test_no_human_vote_is_one_clear_line(project: Path, capsys: pytest.CaptureFi
     assert error.count("\n") == 1
     assert "labels.source is `human`, but annotations/human.parquet holds no vote" in error
     assert not Path("data/annotations").exists()
+
+
+def test_votes_on_other_images_under_the_same_ids_are_named_not_used(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs_stage.main()
+    plan = {"seed": 0, "pairs": 40, "random": 1.0, "gold": 0.0, "repeats": 0.0, "overlap": 0.0, "annotators": 1}
+    rounds = []
+    for place in ("here", "there"):  # two machines that know nothing of each other's round
+        rounds.append(make_round(RoundPlan.model_validate(plan | {"evaluation": False})))
+        rounds[-1].folder.rename(project / place)
+        rows = tables.read_frame(tables.CANDIDATES, "data/candidates").to_dict("records")
+        swapped = [row | {"image": rows[index - 1]["image"]} for index, row in enumerate(rows)]
+        tables.write(tables.CANDIDATES, "data/candidates", swapped)
+    for one, place in zip(rounds, ("here", "there"), strict=True):
+        (project / place).rename(one.folder)
+    asked = [one.frame() for one in rounds]
+    assert set(asked[0]["pair_id"]) == set(asked[1]["pair_id"])
+    assert rounds[0].round_id != rounds[1].round_id
+    cast = zip(rounds, asked, ("ann", "bob"), ("a", "b"), strict=True)
+    votes = [
+        row | {"event_id": f"{who}-{row['pair_id']}", "annotator": who}
+        for one, frame, who, winner in cast
+        for row in vote_on(frame, winner, round_id=one.round_id)
+    ]
+    save_votes(votes)
+    configure(source="both")
+    counts = run()["human_votes"]
+    assert (counts["standing"], counts["unknown_pairs"]) == (len(asked[0]), len(asked[0]))
+    first, second = sorted(one.round_id for one in rounds)
+    assert f"round {second}: {len(asked[0])} judged pairs show other images than an earlier round" in (
+        capsys.readouterr().err
+    )
+    taught = tables.read_frame(tables.VOTES, "data/votes").query("annotator_kind == 'human'")
+    assert set(taught["round_id"]) == {first}
+
+
+@pytest.mark.parametrize(("missing", "kept"), [("error", 29), ("median", 30)])
+def test_a_rounds_image_without_a_number_counts_only_where_it_is_to_be_imputed(
+    project: Path, monkeypatch: pytest.MonkeyPatch, missing: Literal["error", "median"], kept: int
+) -> None:
+    pairs_stage.main()
+    plan = {"seed": 0, "pairs": 15, "random": 1.0, "gold": 0.0, "repeats": 0.0, "overlap": 0.0, "annotators": 1}
+    asked = make_round(RoundPlan.model_validate(plan | {"evaluation": False})).frame()
+    rows = {f"row_{side}": asked["pair_id"] + side for side in "ab"}
+    calls = []
+
+    def broken(names: list[str], images: list[Any], *_: Any, **__: Any) -> dict[str, np.ndarray]:
+        calls.append(len(images))
+        return {name: np.where(np.arange(len(images)) == len(calls) - 2, np.nan, 1.0) for name in names}
+
+    monkeypatch.setattr(compute, "score", broken)
+    round_id = next(ROUNDS_FOLDER.glob("*/round.json")).parent.name
+    found = remeasure(asked.assign(round_id=round_id, **rows), ["entropy"], ROUNDS_FOLDER, missing)
+    assert (len(asked), calls) == (15, [15, 15])
+    assert len(found) == kept  # the first image of side b has no entropy
+
+
+def test_a_person_with_a_simulated_annotators_name_is_told_what_the_votes_teach(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs_stage.main()
+    pairs = tables.read_frame(tables.PAIRS, "data/pairs")
+    mine = pairs[pairs["split"].eq("fit") & pairs["why"].eq("random")].iloc[:30]
+    save_votes([row | {"annotator": "sim-6"} for row in vote_on(mine, "b")])  # of the second panel
+    configure(source="both")
+    run()
+    assert "30 people's votes teach the held-out reward alone" in capsys.readouterr().err
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["frm"]["heldout"]["annotators"] = ["sim-7", "sim-8"]
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    label.main()
+    labels = tables.read_frame(tables.ANNOTATIONS, "data/annotations").set_index("pair_id")
+    assert set(labels.loc[mine["pair_id"], "source"]) == {"human"}
 
 
 def test_votes_teach_from_their_rounds_features(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -259,6 +259,7 @@ def test_an_acknowledged_vote_survives_kill_9(tmp_path: Path, plain: Round) -> N
     assert acknowledged <= {row["event_id"] for row in store.votes()}
     assert store.claim("ada", 1)[0], "and the database goes on"
     assert store.engine.connect().exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+    assert store.engine.connect().exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 
 
 def test_a_locked_full_or_read_only_database_says_so_and_works_again(tmp_path: Path, plain: Round) -> None:

@@ -201,7 +201,13 @@ def study(faces: int = 60) -> dict[str, Any]:
         split = "fit" if face < 0.6 * faces else "select" if face < 0.8 * faces else "frm_test"
         for a, b in ((0, 1), (2, 3), (3, 0), (1, 2)):
             one, other = f"f{face:03d}-{a}", f"f{face:03d}-{b}"
-            pair = {"pair_id": f"{one}|{other}", "face_id": f"f{face:03d}", "candidate_a": one, "candidate_b": other}
+            pair = {
+                "pair_id": f"{one}|{other}",
+                "face_id": f"f{face:03d}",
+                "group_id": f"f{face:03d}",
+                "candidate_a": one,
+                "candidate_b": other,
+            }
             pairs.append(pair | {"split": split, "why": "random", "anchored": False, "gold": ""})
             pairs[-1] |= {"features_a": one, "features_b": other, "usable": True}
             if split == "fit" and b == 3:
@@ -234,6 +240,26 @@ def test_evidence_of_a_study_with_a_known_answer() -> None:
     head, rest = found.card.split("## Permutation importance")
     assert "| Learnt from votes that are | simulated |" in head
     assert rest.index("| quality |") < rest.index("| other |")
+
+
+def test_the_deployed_machine_may_read_reference_features_where_params_say_so() -> None:
+    data = study()
+    pairs, votes = data["pairs"], data["votes"]
+    found = assess(data["features"], ["from_hq"], True, pairs, votes, prior_votes=0.5, params=PARAMS, seed=0)
+    assert found.svm.standardiser.columns == ("quality", "other", "from_hq")
+    assert found.metrics["reads_reference"] is True
+    assert found.metrics["without_reference_features"]["features"] == 2
+    assert "with_reference_features" not in found.metrics
+    assert "some need the HQ" in found.card
+
+
+def test_faces_of_one_person_are_in_one_fold() -> None:
+    data = study()
+    couples = data["pairs"]["face_id"].str.slice(1).astype(int) // 2
+    trained = train_svm(
+        data["features"], data["pairs"].assign(group_id=couples.astype(str)), aggregate(data["votes"], 0.5), PARAMS
+    )
+    assert len(np.unique(trained.pairs.faces)) == 18  # of 36 fit faces
 
 
 def test_what_is_no_number_is_counted_and_imputed_from_the_fit_faces() -> None:

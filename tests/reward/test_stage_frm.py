@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from pipeline import tables
-from pipeline.annotation.svm import LabelledPairs, PairSVM, Setting, Standardiser, train
+from pipeline.annotation.svm import LabelledPairs, PairSVM, Setting, Standardiser, SvmParams, train
+from pipeline.annotation.svm_report import Trained, train_svm
 from pipeline.reward.model import FaceRewardModel
 from stages import learning
 from stages.frm import main
@@ -27,6 +28,7 @@ def root(folder: Path, tmp_path: Path) -> Path:
     shutil.copytree(folder, tmp_path / "data")
     rows = [
         {"candidate_id": f"face{index:02d}-{name}-0", "feature_set": "toy", "sharpness": -1.0 * rank, "entropy": 0.0}
+        | {"psnr": 30.0 + rank * rank}
         for index in range(16)
         for rank, name in enumerate(RESTORERS)
     ]
@@ -118,3 +120,25 @@ def test_stage_learning_writes_its_curve_and_the_same_bytes_twice(root: Path) ->
     assert [entry["votes"]["pairs"] for entry in found["shares"]] == [8, 16]  # of the 24 fit pairs
     assert [entry["votes+svm"]["pairs"] for entry in found["shares"]] == [24, 24]  # an SVM of its own labels the rest
     assert {entry[name]["n"] for entry in found["shares"] for name in ("votes", "votes+svm")} == {4}
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_the_svm_of_a_share_learns_from_the_votes_of_its_faces_alone(
+    root: Path, monkeypatch: pytest.MonkeyPatch, reference: bool
+) -> None:
+    taught = []
+
+    def watched(features: pd.DataFrame, pairs: pd.DataFrame, labels: pd.DataFrame, params: SvmParams) -> Trained:
+        faces = pairs.set_index("pair_id").loc[labels["pair_id"], ["face_id", "split"]]
+        taught.append((sorted(features.columns), set(faces.query("split == 'fit'")["face_id"])))
+        return train_svm(features, pairs, labels, params)
+
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["features"]["reference"] = reference
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    monkeypatch.setattr(learning, "train_svm", watched)
+    learning.main()
+    assert [columns for columns, _ in taught] == 2 * [["entropy", "psnr", "sharpness"][:: 1 if reference else 2]]
+    half, whole = (faces for _, faces in taught)
+    assert (len(half), len(whole)) == (4, 8)
+    assert half < whole
