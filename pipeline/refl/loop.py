@@ -22,6 +22,7 @@ from pipeline.training import Checkpoint, Stateful, Trained
 
 Curve = list[dict[str, float]]
 Watch = Callable[[Restorer], Evaluation]
+FEWEST_LOSSES = 3  # that a loss is judged by
 
 
 def train(refl: ReFL, watch: Watch, scratch: Path, name: str, log: Log | None = None) -> Curve:
@@ -66,28 +67,34 @@ def train(refl: ReFL, watch: Watch, scratch: Path, name: str, log: Log | None = 
         if params.patience and sum(row["step"] > best.step for row in curve[1:]) >= params.patience:
             break
         done, update = step + 1, {}
+        evaluates = done % params.evaluate_every == 0 or done == params.steps
+        saves = done % params.checkpoint_every == 0 or done == params.steps
+        suspect = step  # what was evaluated or saved just before: whether it is sound shows in this step's loss
         try:
             figures, outputs = refl.step(step)
             refuse_explosion(step, figures["loss"], losses, params.explosion)
+            suspect = done
+            if evaluates or saves:
+                refl.refuse_ruined(step)
             if refl.variant.dynamic and done % params.dynamic.every == 0:
                 update = {"frm_loss": refl.update_reward(outputs)}
         except Diverged as error:
             log.close()
-            kept = _keep_last_good(refl, step, weights, best, checkpoint, scratch / "last_good")
+            kept = _keep_last_good(refl, suspect, weights, best, checkpoint, scratch / "last_good")
             raise UserError(f"refl {name}: {error}; lower the learning rate or the loss weights; {kept}") from None
         rows.append(figures)
         losses.append(figures["loss"])
         if params.explosion:
             del losses[: -params.explosion.window]
         log.numbers(done, figures | update)
-        if done % params.evaluate_every == 0 or done == params.steps:
+        if evaluates:
             curve.append({"step": float(done), **_means(rows), **evaluate(done)})
             best.offer(curve[-1]["val_lmd_68"] if params.keep == "best" else -done, done, weights)
             rows.clear()
             bar.set_postfix(
                 {key: f"{curve[-1][key]:.3f}" for key in ("loss", "val_reward", "val_id_dlib", "val_lmd_68")}
             )
-        if main and (done % params.checkpoint_every == 0 or done == params.steps):
+        if main and saves:
             checkpoint.save(step=done, curve=curve, rows=rows, losses=losses)
     weights.load_state_dict(best.weights)
     log.close()
@@ -102,12 +109,12 @@ def _require_one_step(refl: ReFL, step: int, path: Path) -> None:
 
 
 def refuse_explosion(step: int, loss: float, before: list[float], limit: ExplosionParams | None) -> None:
-    """Raise Diverged where `loss` is over `factor` times the median of the last `window` losses (`before`)."""
-    if limit is None or len(before) < limit.window:
+    """Raise Diverged where `loss` is over `factor` times the median of the last losses (`before`), up to `window`."""
+    if limit is None or len(before) < FEWEST_LOSSES:
         return
-    usual = median(before[-limit.window :])
-    if loss > limit.factor * usual:
-        raise Diverged(f"step {step}: the loss exploded, {loss:.3g} after {limit.window} steps of {usual:.3g} (median)")
+    last = before[-limit.window :]
+    if loss > limit.factor * (usual := median(last)):
+        raise Diverged(f"step {step}: the loss exploded, {loss:.3g} after {len(last)} steps of {usual:.3g} (median)")
 
 
 def _means(rows: list[dict[str, float]]) -> Mapping[str, float]:
@@ -121,14 +128,13 @@ def _keep_last_good(
 ) -> str:
     """Save a restorer with the best weights before step `failed`, else those of the last checkpoint; say where.
 
-    An update can be the one that ruined the weights, and it shows in the next loss only: weights that were evaluated
-    just before the failed step are not trusted.
+    Weights that were evaluated or saved at `failed` itself are not trusted.
     """
     step, kept = (best.step, best.weights) if best.step != failed else (best.before_step, best.before)
     if not kept:
         state = checkpoint.load()
         if state is None or state["step"] == failed:
-            return "no weights were kept: it had no evaluation or checkpoint before that step"
+            return "no weights were kept: it had no evaluation or checkpoint before that step (its base is as it was)"
         what = f"the weights of step {state['step']}, its last checkpoint,"
     else:
         weights.load_state_dict(kept)

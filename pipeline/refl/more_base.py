@@ -18,6 +18,7 @@ from pipeline.refl.trainer import ReFL
 from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.gfpgan import GFPGAN
 from pipeline.restorers.load import BaseRestorer
+from pipeline.restorers.protocol import RolloutSettings
 from pipeline.reward.model import FaceRewardModel
 from pipeline.training import Images, Loss, Stateful, count_flops
 
@@ -77,13 +78,20 @@ def equal_steps(restorer: BaseRestorer, frm: FaceRewardModel, params: ReflParams
     if isinstance(restorer, DiffBIR):
         restorer._graph = None  # a replayed graph hides its operations from the counter
 
-    def micro_steps(count: int) -> None:
-        for index in range(count):
+    def micro_step(index: int, rollout: int) -> int:
+        refl.rollout = RolloutSettings(rollout + 1, 1, params.rollout.eta)  # as many steps, and then one with gradient
+
+        def run() -> None:
             for one in refl.gradient_steps(refl.micro_batch(index)):
                 one.loss.backward()
 
-    probes = params.rollout.gradient_window  # several draws, because the rollout's length is drawn
-    micro = count_flops(lambda: micro_steps(probes)) / probes
+        return count_flops(run)
+
+    micro_step(0, 0)  # fills the cache of text features
+    longest = params.rollout.steps - 1
+    shortest, whole = micro_step(1, 0), micro_step(2, longest)
+    share = 1 - (params.rollout.gradient_window - 1) / (2 * max(1, longest))  # of the longest rollout, on average
+    micro = shortest + share * (whole - shortest)
     outputs = [(batch, batch.hq) for batch in map(refl.micro_batch, range(params.accumulation))]
     update = count_flops(lambda: refl.update_reward(outputs)) / params.dynamic.every
     base = count_flops(lambda: loss(0).backward())

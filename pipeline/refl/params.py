@@ -48,10 +48,10 @@ class DynamicParams(Params):
 
 
 class ExplosionParams(Params):
-    """When a run is given up: a loss over `factor` times the median of the last `window` steps."""
+    """When a run is given up: a loss over `factor` times the median of the last `window` steps, or of all so far."""
 
     factor: float = Field(gt=1)
-    window: int = Field(ge=2)  # steps; the first `window` steps are not judged
+    window: int = Field(ge=3)  # steps; the first three are not judged
 
 
 class ReflParams(Params):

@@ -183,6 +183,14 @@ class ReFL:
         self.scaler.update()
         return figures, outputs
 
+    def refuse_ruined(self, number: int) -> None:
+        """Raise Diverged where the update of step `number` left a weight that is no finite number.
+
+        The next loss would show it, but the last update has none, and pictures made of NaN are merely black.
+        """
+        if not all(bool(parameter.isfinite().all()) for parameter in self.trained):
+            raise Diverged(f"step {number}: its update left weights that are not finite")
+
     def update_reward(self, outputs: Sequence[Output]) -> float:
         """One dynamic update: the FRM learns to prefer the HQ to the step's `outputs`; returns its loss.
 

@@ -40,7 +40,7 @@ def steps_of(folder: Path) -> list[int]:
     return [row["step"] for row in map(json.loads, lines) if "loss" in row]
 
 
-def test_a_run_killed_at_a_random_step_continues_bit_for_bit(tmp_path: Path) -> None:
+def test_a_run_killed_at_a_random_step_continues_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process of its own, ended by SIGKILL wherever it is; then taken up again."""
     changes: dict[str, object] = {"steps": 14, "checkpoint_every": 3, "evaluate_every": 4}
     whole = run_tiny.run(tmp_path / "whole", **changes)
@@ -58,7 +58,10 @@ def test_a_run_killed_at_a_random_step_continues_bit_for_bit(tmp_path: Path) -> 
     assert process.wait() == -signal.SIGKILL
     assert not (folder / "weights-0.pt").exists()
     assert max(steps_of(folder)) < 14
+    numbers, step = [], ReFL.step
+    monkeypatch.setattr(ReFL, "step", lambda self, number: numbers.append(number) or step(self, number))
     resumed = run_tiny.run(folder, **changes)
+    assert numbers[0] in (3, 6, 9, 12), "it began anew instead of going on from a checkpoint"
     assert steps_of(folder) == steps_of(tmp_path / "whole") == list(range(1, 15))
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -139,14 +142,42 @@ def test_what_was_good_before_the_loss_broke_is_kept_as_a_model(
 def test_a_loss_far_above_the_running_median_has_exploded() -> None:
     limit = ExplosionParams(factor=10.0, window=3)
     refuse_explosion(2, 100.0, [1.0, 1.0], limit)  # too few to judge by
+    with pytest.raises(Diverged, match=r"step 3: the loss exploded, 99 after 3 steps of 1"):
+        refuse_explosion(3, 99.0, [1.0, 2.0, 1.0], ExplosionParams(factor=10.0, window=20))  # no full window yet
     refuse_explosion(4, 9.9, [100.0, 1.0, 1.0, 1.0], limit)
     refuse_explosion(4, 1e9, [1.0, 1.0, 1.0], None)
     with pytest.raises(Diverged, match=r"step 4: the loss exploded, 10\.1 after 3 steps of 1 \(median\)"):
         refuse_explosion(4, 10.1, [1.0, 1.0, 50.0], limit)
 
 
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_a_ruined_last_update_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str) -> None:
+    """No later loss would show it."""
+    trainer, original = refl(steps=4, evaluate_every=2, keep=keep), ReFL.step
+
+    def step(self: ReFL, number: int):  # type: ignore[no-untyped-def]
+        found = original(self, number)
+        if number == 3:
+            with torch.no_grad():
+                trainer.trained[0].fill_(float("nan"))
+        return found
+
+    monkeypatch.setattr(ReFL, "step", step)
+    with pytest.raises(UserError, match=r"step 3: its update left weights that are not finite.*the weights of step 2"):
+        train(trainer, scripted(iter([3.0, 2.0, 1.0])), tmp_path, "x")
+
+
+@pytest.mark.parametrize(("variant", "learns"), [("full", True), ("static", False)])
+def test_the_reward_learns_in_the_full_variant_alone(tmp_path: Path, variant: str, learns: bool) -> None:
+    trainer = refl(variant=variant, steps=2)
+    before = {name: value.clone() for name, value in trainer.frm.state_dict().items()}
+    train(trainer, scripted(iter([2.0, 1.0])), tmp_path, "x")
+    same = all(torch.equal(before[name], value) for name, value in trainer.frm.state_dict().items())
+    assert same is not learns
+
+
 def test_an_exploding_run_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer, original = refl(explosion={"factor": 5.0, "window": 2}, steps=6, checkpoint_every=1), ReFL.step
+    trainer, original = refl(explosion={"factor": 5.0, "window": 3}, steps=6, checkpoint_every=1), ReFL.step
 
     def step(self: ReFL, number: int):  # type: ignore[no-untyped-def]
         if number == 4:

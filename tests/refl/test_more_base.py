@@ -97,6 +97,21 @@ def test_rollouts_are_counted(tmp_path: Path) -> None:
     assert found[2] - found[1] == pytest.approx(found[1] - found[0], abs=1)
 
 
+def test_rollouts_drawn_from_a_window_count_with_their_mean_length(tmp_path: Path) -> None:
+    faces = images_of(tiny.dataset(size=64))
+    base, gan = files.load("base", BaseParams, CI), files.load("gan", GanParams, CI)
+
+    def steps(length: int, window: int) -> int:
+        restorer = tiny.diffbir()
+        part = more_base.continued(restorer, base, gan, tmp_path, faces, faces, 0)
+        rollout = RolloutParams(steps=length, gradient_window=window, eta=(0.0, 1.0), renoise=1)
+        recipe = params(steps=3000, accumulation=1, rollout=rollout)
+        return more_base.equal_steps(restorer, tiny.frm(), recipe, faces, part.loss(part.recipe), 0)
+
+    # of 5 steps, the gradient at any of them: 0 to 4 rollout steps, 2 on average, as 3 steps always have
+    assert steps(5, 5) == pytest.approx(steps(3, 1), abs=1)
+
+
 def test_the_compute_of_a_gan_step_is_counted(tmp_path: Path) -> None:
     restorer, faces = tiny.gfpgan(64), images_of(tiny.dataset(size=64))
     base, gan = files.load("base", BaseParams, CI), files.load("gan", GanParams, CI)

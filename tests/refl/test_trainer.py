@@ -365,6 +365,63 @@ def test_no_reward_never_runs_the_reward_model(monkeypatch: pytest.MonkeyPatch) 
     assert trainer.weights.regulariser == params().weights.regulariser
 
 
+def test_the_bounded_reward_is_the_originals_lead() -> None:
+    plain, bounded = refl(), refl(bounded=True)
+    one, other = (next(each.gradient_steps(each.micro_batch(0))) for each in (plain, bounded))
+    assert torch.equal(one.images, other.images)
+    batch = bounded.micro_batch(0)
+    captions = bounded.frm.text_features(batch.captions)
+    ours, of_hq = bounded.frm(one.images, captions), bounded.frm(batch.hq, captions)
+    torch.testing.assert_close(one.terms.reward, (1 - ours).mean())
+    torch.testing.assert_close(other.terms.reward, (of_hq - ours).clamp(min=0).mean())
+    assert float(one.terms.reward.detach()) != float(other.terms.reward.detach())
+
+
+def test_the_rate_warms_up_and_falls_and_is_the_optimisers() -> None:
+    trainer = refl(schedule="cosine", warmup_steps=2, steps=10)
+    assert [trainer.rate(step) for step in (0, 1, 2, 6)] == pytest.approx([0.5, 1.0, 1.0, 0.5])
+    assert trainer.rate(9) < 0.05
+    constant = refl(warmup_steps=4)
+    assert [constant.rate(step) for step in (0, 3, 100)] == [0.25, 1.0, 1.0]
+    for step in (0, 6):
+        trainer.step(step)
+        assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * trainer.rate(step))
+
+
+def test_the_restorers_gradient_is_clipped() -> None:
+    free, clipped = refl(), refl(max_grad_norm=1e-4)
+    norms = [one.step(0)[0]["grad_norm"] for one in (free, clipped)]
+    assert norms[0] == norms[1] > 1e-3  # what is logged is the norm before
+    assert float(gradients(clipped).norm()) == pytest.approx(1e-4, rel=1e-2)
+    torch.testing.assert_close(gradients(clipped) * (norms[0] / 1e-4), gradients(free), rtol=1e-2, atol=1e-6)
+
+
+def test_the_restorer_reads_prompts_that_drop_out_and_the_reward_reads_captions() -> None:
+    trainer, read = refl(prompt_dropout=0.5), []
+    captions = tuple(f"face number {index}" for index in range(len(trainer.images.ids)))
+    trainer.images = replace(trainer.images, captions=captions)
+    batches = [trainer.micro_batch(index) for index in range(30)]
+    prompts = [prompt for batch in batches for prompt in batch.prompts]
+    asked = [caption for batch in batches for caption in batch.captions]
+    assert all(prompt in ("", caption) for prompt, caption in zip(prompts, asked, strict=True))
+    assert 0.3 < prompts.count("") / len(prompts) < 0.7
+    assert asked == [captions[row] for batch in batches for row, _ in batch.keys]
+    features = trainer.frm.text_features
+    trainer.frm.text_features = lambda texts: read.append(list(texts)) or features(texts)  # type: ignore[method-assign]
+    dropped = next(batch for batch in batches if "" in batch.prompts)
+    next(trainer.gradient_steps(dropped))
+    assert read == [list(dropped.captions)]
+
+
+def test_a_face_and_its_mirror_image_have_keys_of_their_own() -> None:
+    trainer, seen = refl(), {}
+    for index in range(30):
+        batch = trainer.micro_batch(index)
+        for key, hq in zip(batch.keys, batch.hq, strict=True):
+            assert torch.equal(seen.setdefault(key, hq), hq)
+    assert len(seen) == 2 * len(trainer.images.ids)
+
+
 def test_variants_share_batches_and_noise() -> None:
     ours, control = refl().micro_batch(3), refl(variant="no_reward").micro_batch(3)
     assert ours.keys == control.keys

@@ -14,6 +14,8 @@ from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.load import load
 from pipeline.restorers.osediff import OSEDiff
 from pipeline.restorers.protocol import Rollout, RolloutSettings
+from pipeline.restorers.schedule import sd21_scheduler, timesteps
+from pipeline.runtime import noise_like_ids
 from tests import tiny
 
 
@@ -97,6 +99,55 @@ def test_only_the_restorers_own_part_trains(build: type, part: str) -> None:
     else:
         assert all("lora_" in name or ".conv_in." in name for name in names)
     assert any("lora_A.default_others" in name for name in names) == (part == "unet")
+
+
+def diffusers_ddim(
+    restorer: DiffBIR, images: torch.Tensor, steps: int, latents: torch.Tensor, etas: list[float],
+    noises: list[torch.Tensor],
+) -> tuple[list[torch.Tensor], torch.Tensor]:  # fmt: skip
+    """(latents at each timestep, x0 of the last) of diffusers' own loop."""
+    scheduler = sd21_scheduler(restorer.denoiser.scheduler.config.prediction_type)
+    scheduler.set_timesteps(steps)
+    condition, prompts = restorer.condition(images), restorer.encode_prompts([""] * len(images))
+    visited = [latents]
+    with torch.no_grad():
+        for t, eta, noise in zip(scheduler.timesteps, [*etas, 0.0], [*noises, latents], strict=True):
+            output = restorer.denoise(visited[-1], torch.full((len(images),), int(t)), condition, prompts)
+            step = scheduler.step(output, t, visited[-1], eta=eta, variance_noise=noise if eta else None)
+            visited.append(step.prev_sample)
+    return visited[:-1], step.pred_original_sample
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_a_restoration_is_diffusers_ddim(prediction_type: str, eta: float) -> None:
+    restorer, images, ids, steps = tiny.diffbir(prediction_type=prediction_type), lq(), ["a", "b", "c"], 5
+    shape = restorer.denoiser.latent_shape(images)
+    noises = [noise_like_ids(ids, shape, 7, "diffbir", index) for index in range(steps)]
+    _, x0 = diffusers_ddim(restorer, images, steps, noises[0], [eta] * (steps - 1), noises[1:])
+    expected = restorer.denoiser.decode(x0).clamp(-1, 1)
+    assert float(expected.std()) > 0.05
+    actual = restorer.restore(images, [""] * 3, ids, 7, steps=steps, eta=eta)
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_rollout_is_diffusers_ddim() -> None:
+    restorer, images = tiny.diffbir(), lq()
+    restorer.start_training()
+    condition, prompts = restorer.condition(images), restorer.encode_prompts([""] * 3)
+    settings = RolloutSettings(steps=5, gradient_window=2, eta=(0.3, 1.0))
+    for seed in range(4):
+        rng = torch.Generator().manual_seed(seed)
+        stop = 4 - int(torch.randint(2, (), generator=rng))
+        start, etas, noises = torch.randn(condition.shape, generator=rng), [], []
+        for _ in range(stop):
+            etas.append(0.3 + 0.7 * float(torch.rand((), generator=rng)))
+            noises.append(torch.randn(condition.shape, generator=rng))
+        filled = [*etas, *[0.0] * (4 - stop)], [*noises, *[start] * (4 - stop)]
+        visited, _ = diffusers_ddim(restorer, images, 5, start, *filled)
+        found = restorer.rollout(condition, prompts, settings, torch.Generator().manual_seed(seed))
+        assert found.timestep == timesteps(5)[stop]
+        torch.testing.assert_close(found.latents, visited[stop], atol=1e-4, rtol=1e-4)
 
 
 def test_rollout_stops_inside_the_window_and_carries_no_gradient() -> None:
