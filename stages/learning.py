@@ -10,8 +10,7 @@ import typer
 
 from pipeline.annotation.rounds import ROUNDS_FOLDER
 from pipeline.annotation.svm import SvmParams
-from pipeline.annotation.svm_report import annotation_rows, train_svm
-from pipeline.features import columns
+from pipeline.annotation.svm_report import svm_labels
 from pipeline.params import load, value
 from pipeline.reward.data import label, load_preferences, training_labels
 from pipeline.reward.evaluate import Numbers, correct, unanimous, voted
@@ -34,16 +33,13 @@ def main() -> None:
     head = unanimous(voted(known.pairs[known.pairs.split == "frm_test"], known.votes), frm.evaluation.min_annotators)
     votes_alone = frm.reward.model_copy(update={"svm_labels": False})
     labels = training_labels(known.annotations, known.votes, votes_alone, prior_votes, "frm.reward")
-    needs_hq = [] if value("features.reference") else columns(map(str, known.features))["reference"]
-    features = known.features.drop(columns=needs_hq)
+    reference: bool = value("features.reference")
     training = frm.training.model_copy(update={"steps": params.steps})
     data = (DATA / "candidates", frm.default_caption, *known.candidates.captions, *sorted(set(known.votes.round_id)))
 
     def with_svm(some: pd.DataFrame) -> pd.DataFrame:
-        shown = known.pairs[known.pairs.split.eq("fit") & known.pairs.usable | known.pairs.pair_id.isin(some.pair_id)]
         seen = labels[labels.pair_id.isin(some.pair_id)]
-        trained = train_svm(features, shown, seen, svm)
-        return label(known.pairs, pd.DataFrame(annotation_rows(trained.svm, features, shown, seen)))
+        return label(known.pairs, svm_labels(known.features, reference, known.pairs, seen, svm))
 
     def judge(pairs: pd.DataFrame, drawn: int) -> Numbers:
         about = (frm.reward.model_dump_json(), training.model_dump_json(), drawn, pairs.to_json())

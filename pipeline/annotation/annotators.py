@@ -69,6 +69,7 @@ class VotesParams(Params):
     """Who sees which pair."""
 
     fit_share: float = Field(gt=0, le=1)  # of the fit pairs that annotators see; the SVM labels the rest
+    second_share: float = Field(gt=0, le=1)  # of the fit pairs that the second panel sees: no SVM helps its model
     overlap: float = Field(ge=0, le=1)  # share of those that several annotators see
     overlap_votes: int = Field(ge=2)  # how many annotators see such a pair
     test_votes: int = Field(ge=1)  # annotators of every select and frm_test pair
@@ -183,12 +184,13 @@ def assign(
 ) -> list[tuple[str, str]]:
     """(pair_id, annotator) of every vote to be cast. A repeat goes to those who saw the original.
 
-    Gold pairs are always shown. The `second` panel judges the fit and select pairs by the same rule, frm_test never.
+    Gold pairs are always shown. The `second` panel judges a share of its own of the fit pairs, the select pairs by the
+    same rule, frm_test never.
     """
     found = []
     for pair in pairs.sort_values("pair_id").itertuples():
         key = sorted((str(pair.candidate_a), str(pair.candidate_b)))
-        for panel in ("main", "second"):
+        for panel, share in (("main", params.fit_share), ("second", params.second_share)):
             members = sorted(one.name for one in annotators if one.panel == panel)
             if not members or (panel == "second" and pair.split == "frm_test"):
                 continue
@@ -196,7 +198,7 @@ def assign(
             shown, several = generator.random(2)
             if pair.split != "fit":
                 count = params.test_votes
-            elif shown < params.fit_share or pair.why == "gold":
+            elif shown < share or pair.why == "gold":
                 count = params.overlap_votes if several < params.overlap else 1
             else:
                 count = 0

@@ -94,7 +94,7 @@ def as_shown(
     current = set(features["feature_set"])
     values = features.drop(columns="feature_set")
     pairs = pairs.assign(features_a=pairs["candidate_a"], features_b=pairs["candidate_b"])
-    pairs = pairs.assign(usable=True, round_id="", caption="", rounds=[()] * len(pairs))
+    pairs = pairs.assign(usable=True, round_id="", caption="", rounds=pd.Series([()] * len(pairs), pairs.index, object))
     asked, problems = judged_in_rounds(events, pairs, faces["split"], rounds)
     if asked.empty:
         return _grouped(pairs, faces), values, problems

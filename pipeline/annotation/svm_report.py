@@ -28,6 +28,7 @@ from pipeline.annotation.svm import (
     train,
     tune,
 )
+from pipeline.features import columns
 from pipeline.metrics.statistics import paired_bootstrap
 from pipeline.params import UserError
 from pipeline.runtime import rng
@@ -299,6 +300,19 @@ def annotation_rows(
         }
     )
     return records(pd.concat([judged, labelled]))
+
+
+def svm_labels(
+    features: pd.DataFrame, with_reference: bool, pairs: pd.DataFrame, labels: pd.DataFrame, params: SvmParams
+) -> pd.DataFrame:
+    """`labels`, and for every other usable fit pair that of an SVM that learnt from them alone: `annotation_rows`.
+
+    It reads no feature that needs the HQ unless `with_reference`. Raises UserError as `train_svm` does.
+    """
+    read = features if with_reference else features.drop(columns=columns(map(str, features))["reference"])
+    asked = pairs[pairs["split"].eq("fit") & pairs["usable"] | pairs["pair_id"].isin(labels["pair_id"])]
+    trained = train_svm(read, asked, labels, params)
+    return pd.DataFrame(annotation_rows(trained.svm, read, asked, labels))
 
 
 def imputed(features: pd.DataFrame) -> dict[str, int]:

@@ -134,6 +134,8 @@ def test_votes_are_marked_seeded_and_go_where_they_should(voted: tuple[pd.DataFr
     assert (per_pair[by_split.index[by_split["why"].eq("gold")]] > 0).all()
     second = judged[judged["annotator"].isin(params.panel("second"))]
     assert set(second["split"]) == {"fit", "select"}
+    theirs = second.groupby("pair_id").size().reindex(fit.index, fill_value=0)
+    assert (theirs > 0).mean() == pytest.approx(params.votes.second_share, abs=0.06)
 
 
 def test_a_repeat_goes_to_those_who_saw_the_original() -> None:
@@ -187,5 +189,6 @@ def test_impossible_annotators_are_refused() -> None:
         validate(Annotator, settings | {"weights": {"identity": 1}}, "labels")
     with pytest.raises(UserError, match="not all 0"):
         validate(Annotator, settings | {"weights": {"eye_gradients": 0}}, "labels")
+    wrong = {"fit_share": 0.5, "second_share": 0.5, "overlap": 0.1, "overlap_votes": 1, "test_votes": 3}
     with pytest.raises(UserError, match="overlap_votes"):
-        validate(VotesParams, {"fit_share": 0.5, "overlap": 0.1, "overlap_votes": 1, "test_votes": 3}, "labels.votes")
+        validate(VotesParams, wrong, "labels.votes")

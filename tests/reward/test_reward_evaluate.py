@@ -82,7 +82,7 @@ def test_features_and_their_signs_are_chosen_on_fit_pairs_alone() -> None:
 def test_a_lead_is_paired_over_faces() -> None:
     right = np.array([1.0, 1.0, 0.0, 1.0])
     faces = pd.Series(["one", "one", "two", "three"])
-    found = evaluate.lead(right, np.array([1.0, 0.0, 0.0, 1.0]), faces, 0, 500)
+    found = evaluate.lead(right, np.array([1.0, 0.0, 0.0, 1.0]), faces, 0, 5000)
     assert found["mean"] == 0.25
     assert found["ci95"] == [0.0, 0.5]  # a draw of face one alone
     assert evaluate.lead(right, right, faces, 0, 500) == {"mean": 0.0, "ci95": [0.0, 0.0]}

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from pipeline import tables
+from pipeline.annotation import svm_report
 from pipeline.annotation.svm import LabelledPairs, PairSVM, Setting, Standardiser, SvmParams, train
 from pipeline.annotation.svm_report import Trained, train_svm
 from pipeline.reward.model import FaceRewardModel
@@ -136,7 +137,7 @@ def test_the_svm_of_a_share_learns_from_the_votes_of_its_faces_alone(
     params = yaml.safe_load((root / "params.yaml").read_text())
     params["features"]["reference"] = reference
     (root / "params.yaml").write_text(yaml.safe_dump(params))
-    monkeypatch.setattr(learning, "train_svm", watched)
+    monkeypatch.setattr(svm_report, "train_svm", watched)
     learning.main()
     assert [columns for columns, _ in taught] == 2 * [["entropy", "psnr", "sharpness"][:: 1 if reference else 2]]
     half, whole = (faces for _, faces in taught)
