@@ -51,7 +51,7 @@ def paired_bootstrap(
 def resampled_counts(generator: np.random.Generator, units: int, resamples: int) -> NDArray[np.int64]:
     """How often each of `units` is drawn in a bootstrap resample: [resamples, units], each row sums to `units`.
 
-    The multinomial law, drawn unit by unit because that is ten times faster than numpy's multinomial.
+    The multinomial law, drawn unit by unit because numpy's multinomial takes several times as long.
     """
     drawn = generator.integers(units, size=(resamples, units), dtype=np.uint32)
     rows = units * np.arange(resamples)[:, None]
