@@ -97,35 +97,46 @@ def test_the_numbers_in_the_text_are_those_of_the_metrics() -> None:
         low, high = (f"{100 * value:.1f}" for value in entry["ci95"])
         return f"{share(entry['accuracy'])} [{low}, {high}]"
 
+    def points(entry: dict[str, Any], unit: str = "") -> str:
+        mean, low, high = (f"{100 * value:+.1f}".replace("-", "−") for value in (entry["mean"], *entry["ci95"]))
+        return f"{mean}{unit} [{low}, {high}]"
+
     frm, svm = metrics["frm"], metrics["svm"]
     assert f"on {with_interval(frm['headline'])} of {frm['headline']['n']} held-out pairs" in text
-    assert f"the held-out one on {with_interval(frm['heldout']['headline'])}" in text
+    assert f"The held-out one agrees on {with_interval(frm['heldout']['headline'])}" in text
     blind = frm["best_blind_feature"]
     assert blind["name"] == "sharpness"
     assert blind["higher_is_better"] is False
-    assert f"best single blind feature ({share(blind['accuracy'])}: *less* sharpness)" in text
+    lead = points(blind["frm_minus"], " points")
+    assert f"best single blind feature ({share(blind['accuracy'])}: *less* sharpness; difference {lead})" in text
+    rival = f"nor above the SVM ({share(frm['svm']['accuracy'])} of the same pairs; {points(frm['svm']['frm_minus'])})"
+    assert rival in text
+    for one in (blind, frm["svm"]):
+        assert one["frm_minus"]["ci95"][0] < 0 < one["frm_minus"]["ci95"][1]
     blurred, swapped = (frm["heldout"]["robustness"][harm]["reward"] for harm in ("blur", "identity_swap"))
     assert blurred[1] > blurred[0] > blurred[-1], "the README says that it likes a light blur alone"
     assert swapped[1] > swapped[0], "the README says that it likes another's inner face"
     chance = metrics["benchmark"]["impostor"]["id_dlib"]
     assert f"{chance['mean']:.3f} apart on average, 5th percentile {chance['p5']:.3f}" in text
     learnt = {one["share"]: one for one in metrics["frm_learning"]["shares"]}
-    few, half, every = (share(learnt[part]["votes"]["accuracy"]) for part in (0.25, 0.5, 1.0))
-    with_svm = share(learnt[1.0]["votes+svm"]["accuracy"])
-    assert f"a quarter of the faces gives {few}, half of them {half}, all {every} ({with_svm} with the SVM's" in text
-    gain = learnt[0.5]["gain"]
-    low, high = (f"{-100 * bound:.1f}" for bound in reversed(gain["ci95"]))
-    assert f"the SVM's labels cost {-100 * gain['mean']:.1f} points [{low}, {high}]" in text
+    for part, said in (
+        (0.25, "give {}, and {} with the labels"),
+        (0.5, "half of the faces {} and {}"),
+        (1.0, "all {} and {}"),
+    ):
+        alone, both = (share(learnt[part][labels]["accuracy"]) for labels in ("votes", "votes+svm"))
+        assert said.format(alone, both) in text
+        assert points(learnt[part]["gain"]) in text
+        assert learnt[part]["gain"]["ci95"][0] > 0
     fit = svm["out_of_fold"]
-    assert f"answers are right on {share(fit['accuracy_answered'])}, less than its target" in text
+    assert f"its answers are right on {share(fit['accuracy_answered'])}, less than its target" in text
     assert fit["target_reached"] is False
     alone = frm["single_features"]["reference"]
     assert f"SSIM alone agrees with them on {share(alone['ssim']['accuracy'])}, PSNR on" in text
     assert f"PSNR on {share(alone['psnr']['accuracy'])}" in text
     assert alone["stlpips_alex"]["higher_is_better"] is True  # the farther one is preferred
     assert f"*farther* from the original on {share(alone['stlpips_alex']['accuracy'])}" in text
-    assert f"SVM {with_interval(svm)} at {share(svm['coverage'])} coverage" in text
-    assert f"it is right on {share(frm['svm']['accuracy'])}" in text
+    assert f"it is right on {with_interval(svm)} of its answers at {share(svm['coverage'])} coverage" in text
 
     comparisons = metrics["benchmark"]["comparisons"]["test"]
     judged = {pair: {r: comparisons[r][pair]["reward_heldout"] for r in comparisons} for pair in comparisons["diffbir"]}

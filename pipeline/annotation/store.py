@@ -280,7 +280,9 @@ class Store:
             self._append(db, "undo", event_id, annotator, last.lease_id, last.item_id, {"undoes": last.event_id})
             first = db.scalar(sa.select(sa.func.min(leases.c.turn)).where(leases.c.annotator == annotator)) or 0
             reopen = leases.update().where(leases.c.lease_id == last.lease_id)
-            db.execute(reopen.values(turn=first - 1, expires=0.0))  # `claim` renews it if the pair is still free
+            # the answer kept others away, and so does the lease; a skip didn't: `claim` renews it if it is still free
+            expires = 0.0 if last.winner == "skip" else self._clock() + self.lease_seconds
+            db.execute(reopen.values(turn=first - 1, expires=expires))
             return True
 
     def _append(

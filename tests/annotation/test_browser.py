@@ -119,6 +119,18 @@ def saved(page: Any) -> None:
     page.wait_for_selector("#status[data-state=saved]")
 
 
+def test_pairs_are_kept_while_somebody_is_there_and_free_after_that(enter: Any, address: str, store: Store) -> None:
+    store.lease_seconds = 4.0
+    page = enter(address)
+    [mine] = [one.pair_id for one in store.claim("Ada", 1)[0]]
+    for _ in range(8):  # twice as long as the lease
+        page.mouse.move(100 + 50 * time.monotonic() % 300, 200)
+        page.wait_for_timeout(1000)
+    assert mine not in {one.pair_id for one in store.claim("Bob", 20)[0]}
+    page.wait_for_timeout(2.5 * 4000)  # nobody moves: renewed once or twice more, then no longer
+    assert mine in {one.pair_id for one in store.claim("Cyd", 20)[0]}
+
+
 def test_votes_by_keyboard(enter: Any, address: str, store: Store) -> None:
     page = enter(address)
     keys = {"ArrowLeft": "left", "ArrowRight": "right", "ArrowDown": "tie", "ArrowUp": "both_bad", "s": "skip"}

@@ -104,6 +104,7 @@ def test_an_undo_is_a_new_event_and_brings_the_pair_back_first(tmp_path: Path, p
     rows = store.votes()
     assert [row["undone_by"] for row in rows] == ["", undo_id]
     assert rows[1]["event_id"] == event_id
+    assert judged not in {lease.pair_id for lease in store.claim("bob", 12)[0]}, "bob was faster, and yet it is ada's"
     assert next_pair(store, "ada") == judged
     vote(store, "ada", "right")
     assert [row["undone_by"] for row in store.votes()] == ["", undo_id, ""]

@@ -411,9 +411,14 @@ $("#sign-out").addEventListener("submit", (event) => {
 
 // ---------------------------------------------------------------- start, and staying in touch
 
+let lastSeen = performance.now(); // a page left open must not keep its pairs from others
+for (const sign of ["keydown", "pointermove", "pointerdown", "wheel"]) {
+  document.addEventListener(sign, () => (lastSeen = performance.now()), { passive: true });
+}
 setInterval(() => {
   const leases = pairs.map((pair) => pair.lease);
-  if (!document.hidden && leases.length) post("/api/renew", { leases }).catch(() => {}); // the next vote will tell
+  const here = !document.hidden && performance.now() - lastSeen < leaseSeconds * 1000;
+  if (here && leases.length) post("/api/renew", { leases }).catch(() => {}); // the next vote will tell
 }, (leaseSeconds * 1000) / 3);
 document.addEventListener("visibilitychange", () => document.hidden || sync());
 window.addEventListener("online", sync);
