@@ -140,12 +140,23 @@ def test_the_numbers_in_the_text_are_those_of_the_metrics() -> None:
 
     comparisons = metrics["benchmark"]["comparisons"]["test"]
     judged = {pair: {r: comparisons[r][pair]["reward_heldout"] for r in comparisons} for pair in comparisons["diffbir"]}
-    adds = [f"{judged['full-no_reward'][r]['delta']:+.4f}" for r in ("diffbir", "osediff", "gfpgan")]
-    assert f"surely over these faces ({adds[0]}, {adds[1]} and {adds[2]})" in text
-    assert all(entry["better"] for entry in judged["full-no_reward"].values())
+    added = judged["full-no_reward"]
+    adds = {r: f"{entry['delta']:+.4f}" for r, entry in added.items()}
+    assert f"surely over these faces ({adds['diffbir']} and {adds['gfpgan']})" in text
+    assert added["diffbir"]["better"]
+    assert added["gfpgan"]["better"]
+    none = f"{adds['osediff']} [{added['osediff']['ci95'][0]:+.4f}, {added['osediff']['ci95'][1]:+.4f}]".replace(
+        "-", "−"
+    )
+    assert f"and nothing for OSEDiff ({none})" in text
+    own = comparisons["osediff"]["full-no_reward"]["reward_frm"]
+    assert f"OSEDiff's own reward rises by {own['delta']:.3f} over `no_reward`" in text
+    for metric in ("id_dlib", "lmd_68"):
+        entries = [comparisons[r]["full-no_reward"][metric] for r in comparisons]
+        assert not any(entry["better"] or entry["worse"] for entry in entries), "nothing measurable for any"
     against = {r: f"{entry['delta']:+.4f}".replace("-", "−") for r, entry in judged["full-base"].items()}
-    assert f"rises for GFPGAN alone** ({against['gfpgan']}); for DiffBIR it stays ({against['diffbir']} [" in text
-    assert f"it *falls* ({against['osediff']})" in text
+    assert f"rises for DiffBIR and GFPGAN** ({against['diffbir']} and {against['gfpgan']})" in text
+    assert f"*falls* for OSEDiff ({against['osediff']})" in text
     alex = {r: share(abs(comparisons[r]["full-base"]["stlpips_alex"]["relative"])) for r in comparisons}
     assert (
         f"DiffBIR gains {alex['diffbir']}, OSEDiff {alex['osediff']}, and GFPGAN gets {alex['gfpgan']} *worse*" in text
