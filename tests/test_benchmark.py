@@ -23,6 +23,7 @@ from tests.report.example import draw_face
 PARAMS = """
 seed: 0
 features: {names: [psnr, entropy], reference: false}
+labels: {source: simulated}
 refl: {restorers: [diffbir], variants: [full, no_reward, full_seed1, full_seed2]}
 benchmark: {metrics: [psnr, entropy, niqe, reward_frm, reward_heldout], datasets: {}, samples: 2,
   diversity_samples: 2, batch_size: 3, resamples: 200}
