@@ -2,7 +2,7 @@
 
 `python -m bench.renoise [--renoise 4] [--steps 12]` prints both and their ratio: how many steps fit the same time.
 Steps take turns and count in seconds of this process on one thread, so that other work on the machine doesn't matter.
-What training them for the same time gives: docs/measurements.md ("Renoised gradients at equal time").
+What training both for the same time gives: docs/measurements.md, "Renoised gradients at equal time".
 """
 
 from __future__ import annotations

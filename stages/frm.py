@@ -12,21 +12,9 @@ import typer
 
 from pipeline.annotation.rounds import ROUNDS_FOLDER
 from pipeline.annotation.svm import PairSVM
-from pipeline.features import columns
 from pipeline.params import load, value
 from pipeline.reward.data import decided, load_preferences
-from pipeline.reward.evaluate import (
-    Numbers,
-    best_single_feature,
-    correct,
-    feature_right,
-    judge,
-    lead,
-    single_features,
-    svm_accuracy,
-    unanimous,
-    voted,
-)
+from pipeline.reward.evaluate import Numbers, correct, judge, lead, rivals, unanimous, voted
 from pipeline.reward.model import check_official
 from pipeline.reward.params import FrmParams
 from pipeline.reward.robustness import robustness
@@ -48,20 +36,13 @@ def main() -> None:
     fit, test = judged[judged.split == "fit"], judged[judged.split == "frm_test"]
     head = unanimous(test, params.evaluation.min_annotators)
     measured = head[head.usable]  # images of a round may be too small for some feature
-    others: dict[str, Any] = {}
-    rivals: dict[str, Numbers] = {}  # which measured pairs each gets right
     if len(measured) < len(head):
         what = f"{len(measured)} of the headline's {len(head)} pairs have all features"
         print(f"warning: {what}: single features and the SVM are judged on those alone", file=sys.stderr)
+    others: dict[str, Any] = {}
+    theirs: dict[str, Numbers] = {}
     if len(measured):
-        names = columns(map(str, known.features))
-        every = sorted(name for some in names.values() for name in some)
-        alone = single_features(known.features, every, decided(fit[fit.usable]), measured)
-        best = best_single_feature(alone, names["blind"]) | {"n": len(measured)}
-        svm, rivals["svm"] = svm_accuracy(PairSVM.load(SVM), known.features, measured)
-        rivals["best_blind_feature"] = feature_right(known.features[best["name"]], best["higher_is_better"], measured)
-        by_needs = {needs: {name: alone[name] for name in some} for needs, some in names.items()}
-        others = {"best_blind_feature": best, "single_features": by_needs, "svm": svm}
+        others, theirs = rivals(known.features, decided(fit[fit.usable]), measured, PairSVM.load(SVM))
     hq = known.candidates.frame[known.candidates.frame.face_id.isin(test.face_id)].query("restorer == 'hq'")
     models = {"reward": params.reward, "heldout": params.heldout}
     taught_by = {name: known.taught_by(model, prior_votes, f"frm.{name}") for name, model in models.items()}
@@ -86,8 +67,8 @@ def main() -> None:
         found[name] |= {"labels": taught_by[name], "judged_by": judges}  # the headline's pairs have votes of their own
         if name == "reward":
             right = correct(pd.Series(difference, index=test.pair_id).loc[measured.pair_id].to_numpy(), measured.p_a)
-            for rival, theirs in rivals.items():
-                others[rival]["frm_minus"] = lead(right, theirs, measured.face_id, seed, params.evaluation.resamples)
+            for rival, one in theirs.items():
+                others[rival]["frm_minus"] = lead(right, one, measured.face_id, seed, params.evaluation.resamples)
         found[name]["robustness"], fall = robustness(model, *known.candidates.take(hq.row), params.evaluation, seed)
         kept = min(curve, key=lambda row: row["select_loss"])
         found[name]["trained_on"] = {

@@ -7,13 +7,12 @@ from typing import Any
 
 from pipeline.report import charts
 from pipeline.report.curves import SEPARATES, words
-from pipeline.report.text import listed, restorer_label, share, signed, value_text
+from pipeline.report.text import HELDOUT_REWARD, listed, restorer_label, share, signed, value_text
 
 SHARES = {"accuracy", "coverage", "fit_accuracy", "best_in_hindsight", "annotator", "agreement"}  # shown in percent
 CHANCE = ("chance", 0.5)
 MODELS = {"": "FRM", "heldout": "held-out FRM"}
 LEARNT_FROM = SEPARATES["labels"]
-HELDOUT_REWARD = "reward_heldout"
 HARMS = {
     "blur": "blurred",
     "noise": "noisy",

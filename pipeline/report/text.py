@@ -9,6 +9,7 @@ from typing import Any
 IDENTITY = "id_dlib"
 WATCHED = ("lmd_68", "ssim")  # beside the held-out measures, when the reward is suspected of being exploited
 OWN_REWARD = "reward_frm"  # what ReFL follows
+HELDOUT_REWARD = "reward_heldout"
 RESTORER_LABELS = {
     "diffbir": "DiffBIR",
     "osediff": "OSEDiff",
@@ -263,10 +264,11 @@ def hacking_sentence(benchmark: Mapping[str, Any], dataset: str, smallest_loss: 
 
     What the reward does shows against no_reward; where it was not trained, against the base. SSIM is in no loss, and
     sees a fine pattern that two rewards may like alike. Sure losses under `smallest_loss` (a share of the baseline's
-    value; not of rewards, whose zero means nothing) are named, not called hacking. A loss against the base is said as
-    well, beside what the same training without the reward loses.
+    value; not of rewards, whose zero means nothing) are named, not called hacking. An own reward that surely rises
+    while the held-out one doesn't is said for itself. A loss against the base is said as well, beside what the same
+    training without the reward loses.
     """
-    suspect, clean, of_base = [], [], []
+    suspect, alone, clean, of_base = [], [], [], []
     for restorer, entries in benchmark["comparisons"][dataset].items():
         controlled = OWN_REWARD in entries.get("full-no_reward", {})
         compared = entries.get("full-no_reward" if controlled else "full-base", {})
@@ -274,15 +276,20 @@ def hacking_sentence(benchmark: Mapping[str, Any], dataset: str, smallest_loss: 
             continue
         label = restorer_label(restorer)
         large, trifles = _lost(benchmark, compared, smallest_loss)
+        rise = change(OWN_REWARD, compared[OWN_REWARD])
         if large:
             named = listed([f"{_short(benchmark, name)} ({change(name, compared[name])})" for name in large])
-            rise = change(OWN_REWARD, compared[OWN_REWARD])
             suspect.append(f"{label}, whose own reward rises ({rise}) while it loses on {named}")
         else:
             named = listed(
                 [f"{_short(benchmark, n)} {difference(compared[n])[0]}{doubt(compared[n])}" for n in trifles]
             )
-            clean.append(f"{label} ({named}: a trifle)" if trifles else label)
+            trifling = [f"{named}: a trifle"] if trifles else []
+            if _unshared(compared):
+                unshared = [f"own {rise}, held-out {change(HELDOUT_REWARD, compared[HELDOUT_REWARD])}"]
+                alone.append(f"{label} ({'; '.join(unshared + trifling)})")
+            else:
+                clean.append(f"{label} ({trifling[0]})" if trifling else label)
         if controlled:
             whole = entries.get("full-base", {})
             large, _ = _lost(benchmark, whole, smallest_loss)
@@ -296,6 +303,7 @@ def hacking_sentence(benchmark: Mapping[str, Any], dataset: str, smallest_loss: 
             )
             of_base += [f"{label} on {named}"] if large else []
     said = [f"Suspected for {'; '.join(suspect)}."] if suspect else []
+    said += [f"The own reward rises and the held-out one does not for {listed(alone)}."] if alone else []
     said += [f"No sign of it for {listed(clean)}."] if clean else []
     said += (
         [f"Against the base, the own reward rises and yet there is a loss: {'; '.join(of_base)}."] if of_base else []
@@ -313,6 +321,11 @@ def _lost(
     lost = [name for name in watched if name in compared and compared[name]["worse"]]
     large = [n for n in lost if n.startswith("reward") or abs(compared[n]["relative"]) >= smallest_loss]
     return large, [name for name in lost if name not in large]
+
+
+def _unshared(compared: Mapping[str, Any]) -> bool:
+    """Whether the own reward surely rises and the held-out one, measured as well, doesn't."""
+    return HELDOUT_REWARD in compared and compared[OWN_REWARD]["better"] and not compared[HELDOUT_REWARD]["better"]
 
 
 def _control_change(means: Mapping[str, Any], metric: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.annotation.labels import aggregate
 from pipeline.annotation.svm import PairSVM
+from pipeline.features import columns
 from pipeline.metrics.statistics import paired_bootstrap
 from pipeline.params import UserError
 from pipeline.reward.data import decided
@@ -87,6 +89,27 @@ def best_single_feature(alone: Mapping[str, Mapping[str, Any]], names: Sequence[
 def feature_right(column: pd.Series, higher_is_better: bool, pairs: pd.DataFrame) -> Numbers:
     """`correct` [P] of one feature alone, with rows features_a, features_b of the pairs."""
     return correct(_feature_difference(column, pairs) * (1 if higher_is_better else -1), pairs.p_a)
+
+
+def rivals(
+    features: pd.DataFrame, fit: pd.DataFrame, measured: pd.DataFrame, svm: PairSVM
+) -> tuple[dict[str, Any], dict[str, Numbers]]:
+    """What the reward is compared with on `measured` pairs: best_blind_feature, single_features and svm as
+    metrics/frm.json has them; and `correct` of the best blind feature and of the SVM, by the same names.
+
+    What a feature prefers is learnt on the `fit` pairs.
+    """
+    by_needs = columns(map(str, features))
+    alone = single_features(features, sorted(chain(*by_needs.values())), fit, measured)
+    best = best_single_feature(alone, by_needs["blind"])
+    of_svm, svm_right = svm_accuracy(svm, features, measured)
+    told = {
+        "best_blind_feature": best | {"n": len(measured)},
+        "single_features": {needs: {name: alone[name] for name in names} for needs, names in by_needs.items()},
+        "svm": of_svm,
+    }
+    best_right = feature_right(features[best["name"]], best["higher_is_better"], measured)
+    return told, {"best_blind_feature": best_right, "svm": svm_right}
 
 
 def lead(right: Numbers, rival: Numbers, faces: pd.Series, seed: int, resamples: int) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def test_what_the_reward_adds_is_said_even_if_it_is_nothing() -> None:
 
 def test_a_reward_that_rises_while_a_held_out_measure_falls_is_suspected() -> None:
     hacked = {"full-no_reward": {"reward_frm": entry("better", 0.045), "reward_heldout": entry("worse", -0.0083)}}
-    honest = {"full-no_reward": {"reward_frm": entry("better", 0.045), "reward_heldout": entry("none", 0.001)}}
+    honest = {"full-no_reward": {"reward_frm": entry("better", 0.045), "reward_heldout": entry("better", 0.001)}}
     said = text.hacking_sentence(benchmark(osediff=hacked, diffbir=honest), "test", 0.005)
     assert said == (
         "Suspected for OSEDiff, whose own reward rises (+0.045) while it loses on held-out reward (−0.0083). "
@@ -90,6 +90,23 @@ def test_a_reward_that_rises_while_a_held_out_measure_falls_is_suspected() -> No
     assert "while it loses on landmark distance" in text.hacking_sentence(benchmark(osediff=moved), "test", 0.005)
     # a reward's zero means nothing, so neither does a share of it: any sure loss of the held-out reward counts
     assert text.hacking_sentence(benchmark(osediff=hacked), "test", 0.5).startswith("Suspected for OSEDiff")
+
+
+def test_an_own_reward_that_rises_alone_is_said() -> None:
+    alone = {"reward_frm": entry("better", 0.081), "reward_heldout": entry("none", -0.0007)}
+    shared = {"reward_frm": entry("better", 0.045), "reward_heldout": entry("better", 0.003)}
+    said = text.hacking_sentence(
+        benchmark(osediff={"full-no_reward": alone}, diffbir={"full-no_reward": shared}), "test", 0.005
+    )
+    assert said == (
+        "The own reward rises and the held-out one does not for OSEDiff (own +0.081, held-out −0.0007). "
+        "No sign of it for DiffBIR."
+    )
+    striped = {"full-no_reward": alone | {"ssim": entry("worse", -0.0017)}}
+    said = text.hacking_sentence(benchmark(osediff=striped), "test", 0.05)
+    assert "(own +0.081, held-out −0.0007; SSIM −0.0017: a trifle)" in said
+    unmeasured = {"full-no_reward": {"reward_frm": entry("better", 0.081)}}
+    assert text.hacking_sentence(benchmark(osediff=unmeasured), "test", 0.005) == "No sign of it for OSEDiff."
 
 
 def test_a_loss_against_the_base_is_said_beside_the_same_training_without_the_reward() -> None:
