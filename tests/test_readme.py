@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import networkx
 from dvc.repo import Repo
 
+from bench import tables
 from pipeline import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,34 +53,13 @@ def test_the_drawing_is_the_dag_without_arrows_that_others_imply() -> None:
     assert drawn == set(networkx.transitive_reduction(dag).edges)
 
 
-MEASURED = ("id_dlib", "lmd_68", "stlpips_vgg", "stlpips_alex", "reward_heldout")  # the columns of both tables
-
-
-def cells(heading: str) -> Iterator[tuple[str, list[str]]]:
-    """Label and cells of every row of the table whose first line begins so."""
-    for line in TEXT[TEXT.index(heading) :].partition("\n\n")[0].splitlines()[2:]:
-        label, *found = (cell.strip() for cell in line.strip("|").split("|"))
-        yield label, found
-
-
 def test_the_measured_numbers_are_those_of_the_metrics() -> None:
     benchmark = json.loads((ROOT / "metrics/benchmark.json").read_text(encoding="utf-8"))
-    scores, comparisons = benchmark["scores"]["test"], benchmark["comparisons"]["test"]
-    known = {f"{r} {v}": m for r, variants in scores.items() for v, m in variants.items()}
-    known |= {"LQ": scores["lq"]["base"], "HQ": scores["hq"]["base"]}
-    means = dict(cells("| | identity distance (dlib"))
-    assert len(means) == 14
-    for label, found in means.items():
-        assert found == [f"{known[label][name]['mean']:.4f}" if name in known[label] else "–" for name in MEASURED]
-    rows = dict(cells("| | identity | landmarks |"))
-    assert list(rows) == [f"{r}: {c}" for r in ("diffbir", "osediff", "gfpgan") for c in comparisons[r]]
-    for label, found in rows.items():
-        restorer, _, name = label.partition(": ")
-        for metric, cell in zip(MEASURED, found, strict=True):
-            entry = comparisons[restorer][name][metric]
-            delta, lo, hi = (f"{value:+.4f}".replace("-", "−") for value in (entry["delta"], *entry["ci95"]))
-            plain = f"{delta} [{lo}, {hi}]"
-            assert cell == (f"**{plain}**" if entry["better"] else f"{plain} (worse)" if entry["worse"] else plain)
+    means, differences = tables.means(benchmark, "test"), tables.differences(benchmark, "test")
+    assert len(means.splitlines()) == 2 + 14
+    assert "diffbir: full-no_reward" in differences
+    assert means in TEXT
+    assert differences in TEXT
 
 
 def test_the_numbers_in_the_text_are_those_of_the_metrics() -> None:
