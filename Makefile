@@ -57,11 +57,11 @@ ifneq ($(FACES)$(WEIGHTS),)
 $(error FACES and WEIGHTS need a PROFILE: there are $(basename $(notdir $(wildcard profiles/*.yaml))))
 endif
 repro: venv
-	diffusionreward check
+	python -m pipeline.cli check
 	dvc repro
 else
 repro: profile
-	cd $(RUN) && diffusionreward check
+	cd $(RUN) && python -m pipeline.cli check
 	@cd $(RUN) && if [ -f .faces.new ]; then dvc repro --force --single-item prepare && mv .faces.new .faces; fi
 # the folder is no dependency that DVC hashes: another run's faces must not come out of the cache of runs
 	@cd $(RUN) && if [ -e faces ]; then dvc repro --no-run-cache --single-item prepare; fi
@@ -71,6 +71,8 @@ endif
 # The run's own lock, metrics and plots, and votes that were exported in it, stay when its code moves to the new HEAD, so
 # that only what changed runs again and no vote is lost.
 KEPT := dvc.lock metrics plots
+# of a folder and what its links lead to: size, time and path of every file
+LISTED := find -L . -type f -exec ls -lLn {} + | awk '{print $$5, $$6, $$7, $$8, $$NF}' | LC_ALL=C sort
 profile: venv
 	@test -f $(PARAMS) || { echo "error: $(PARAMS) is missing; there are: $$(cd profiles && echo *.yaml)" >&2; exit 1; }
 	@git diff --quiet HEAD -- pipeline stages dvc.yaml annotations || echo "note: $(RUN) runs the committed code and votes (HEAD), not your uncommitted edits"
@@ -92,13 +94,19 @@ profile: venv
 	@cp $(PARAMS) $(RUN)/params.yaml
 	@if [ -n "$(FACES)" ]; then \
 	  test -d "$(FACES)" || { echo "error: FACES=$(FACES) is no folder" >&2; exit 1; }; \
+	  grep -q '^  source: folder' $(PARAMS) || { echo "error: FACES is given, but $(PARAMS) takes no folder of faces (faces.source)" >&2; exit 1; }; \
 	  ln -sfn "$$(cd "$(FACES)" && pwd)" $(RUN)/faces; \
-	  (cd -P $(RUN)/faces && pwd -P && find . -type f -exec ls -lLn {} + | awk '{print $$5, $$6, $$7, $$8, $$NF}' | LC_ALL=C sort) > $(RUN)/.faces.new; \
+	  (cd -P $(RUN)/faces && pwd -P && $(LISTED)) > $(RUN)/.faces.new; \
 	  if cmp -s $(RUN)/.faces.new $(RUN)/.faces; then rm $(RUN)/.faces.new; fi; \
 	fi
 	@if [ -n "$(WEIGHTS)" ]; then \
 	  test -d "$(WEIGHTS)" || { echo "error: WEIGHTS=$(WEIGHTS) is no folder" >&2; exit 1; }; \
 	  ln -sfn "$$(cd "$(WEIGHTS)" && pwd)" $(RUN)/weights; \
+	  (cd -P $(RUN)/weights && pwd -P && $(LISTED)) > $(RUN)/.weights.new; \
+	  if [ -f $(RUN)/.weights ] && ! cmp -s $(RUN)/.weights.new $(RUN)/.weights; then \
+	    echo "note: the files of WEIGHTS are others than last time, and DVC does not watch them; docs/weights.md says how to take them in"; \
+	  fi; \
+	  mv $(RUN)/.weights.new $(RUN)/.weights; \
 	fi
 
 # params.yaml with other variants: what the default run has already made comes from the DVC cache. Nothing here dirties
@@ -108,6 +116,7 @@ space := $(empty) $(empty)
 comma := ,
 listed = [$(subst $(space),$(comma)$(space),$(strip $(1)))]
 ablation: venv
+	@test -z "$(PROFILE)$(FACES)$(WEIGHTS)" || { echo "error: make ablation is of params.yaml alone; for a profile, add variants to its refl.variants" >&2; exit 1; }
 	@mkdir -p .runs
 	@cp params.yaml .runs/ablation.yaml
 	@set_list() { \

@@ -6,7 +6,7 @@
 - FLOPs per gradient and gradient variance with `rollout.renoise`;
 - on a GPU: seconds and peak memory of a micro-step with randomly initialised full-size weights.
 
-The published schedule (method.md section 4) is rebuilt here: the frozen ControlNet runs at every rollout step, HQ is
+The authors' published schedule is rebuilt here: the frozen ControlNet runs at every rollout step, HQ is
 VAE-encoded for its shape, HQ perceptual features and both texts are recomputed, the loop clears gradients at every
 micro-batch. Perceptual net on both sides: ST-LPIPS VGG. No cleaner on either side (it would favour ours).
 """

@@ -14,7 +14,7 @@ import typer
 
 METRICS = {
     "id_dlib": "identity distance (dlib, held out) ↓",
-    "lmd_68": "landmark distance, px (selects) ↓",
+    "lmd_68": "landmark distance, px ↓",
     "stlpips_vgg": "ST-LPIPS, VGG (in the loss) ↓",
     "stlpips_alex": "ST-LPIPS, AlexNet (in the loss) ↓",
     "reward_heldout": "held-out reward ↑",

@@ -14,7 +14,7 @@ from pipeline.features import FeatureParams
 from pipeline.metrics.catalogue import SET_METRICS
 from pipeline.metrics.catalogue import known as known_metrics
 from pipeline.params import PARAMS_FILE, Params, UserError, load, value
-from pipeline.refl.params import ReflParams, parse_variant
+from pipeline.refl.params import MORE_BASE, ReflParams, parse_variant
 from pipeline.report.params import ReportParams
 from pipeline.restorers.candidates import RestoreParams
 from pipeline.restorers.external import External
@@ -70,6 +70,8 @@ def _refl_problems() -> list[str]:
         entries = refl.get(name)
         if not (isinstance(entries, list) and entries and all(isinstance(one, str) for one in entries)):
             problems.append(f"refl.{name}: must be a list of names, not {entries!r}")
+        elif len(set(entries)) < len(entries):
+            problems.append(f"refl.{name}: names one of {entries!r} twice")
     if not problems:
         restorers, variants = refl["restorers"], refl["variants"]
         known = {"restorers", "variants", *RESTORERS}
@@ -92,9 +94,11 @@ def _refl_problems() -> list[str]:
 def _late_problems() -> list[str]:
     """Names and sizes that a stage hours away would stumble over."""
     problems = []
-    size = value("image_size")
-    if size & (size - 1):
-        problems.append(f"image_size: {size} is no power of two, which GFPGAN's network needs")
+    size, base, gan = value("image_size"), load("base", BaseParams), load("gan", GanParams)
+    if base.vae and base.unet and size % (cell := base.vae.block * 2 ** (len(base.unet.block_out_channels) - 1)):
+        problems.append(f"image_size: {size} px can't be halved as base.vae.block and base.unet do, by {cell} in all")
+    if 2 ** len(gan.discriminator.channels) > size:
+        problems.append(f"gan.discriminator.channels: each of them halves the side, too many for {size} px")
     for name, setting in load("restore", RestoreParams).settings.items():
         if setting.restorer not in (*RESTORERS, External.kind):
             problems.append(f"restore.settings.{name}.restorer: unknown restorer `{setting.restorer}`")
@@ -109,6 +113,9 @@ def _late_problems() -> list[str]:
         for where, model in (("reward", frm.reward), ("heldout", frm.heldout)):
             if silent := sorted(set(model.annotators or ()) - voters):
                 problems.append(f"frm.{where}.annotators: `{silent[0]}` is none of labels.annotators")
+    for name in value("refl.restorers"):
+        if MORE_BASE in value("refl.variants") and load(f"refl.{name}", ReflParams).patience:
+            problems.append(f"refl.{name}.patience: {MORE_BASE} spends the compute of all steps; set it to null")
     if (steps := load("learning", LearningParams).steps) <= frm.training.warmup_steps:
         problems.append(f"learning.steps: {steps} end within frm.training.warmup_steps ({frm.training.warmup_steps})")
     return problems

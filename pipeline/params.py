@@ -38,6 +38,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # super() says what is wrong with it
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"`{key.value}` is there twice", key.start_mark)
             seen.add(key.value)
@@ -68,6 +70,8 @@ def read(path: Path | None = None) -> dict[str, Any]:
     for name, lowest in (("seed", 0), ("image_size", 16)):  # the two that belong to no stage
         if name in content and (type(content[name]) is not int or content[name] < lowest):
             raise UserError(f"{path}: {name}: {content[name]!r} is no whole number of at least {lowest}")
+    if (size := content.get("image_size", 16)) & (size - 1):
+        raise UserError(f"{path}: image_size: {size} is no power of two, which the networks need")
     return content
 
 

@@ -97,10 +97,12 @@ def output_paths(source: Path, out: Path) -> dict[Path, Path]:
         inside = [source / name for name in image_names(source)]
         # results of an earlier run below the folder are no photos
         earlier = out.resolve()
-        photos = [path for path in inside if earlier == source.resolve() or earlier not in path.resolve().parents]
+        below = source.resolve() in earlier.parents
+        photos = [path for path in inside if not (below and earlier in path.resolve().parents)]
         root = source
     elif source.is_file():
         photos, root = [source], source.parent
+        inside = [path for path in root.iterdir() if path.suffix.lower() in SUFFIXES]
     else:
         raise UserError(f"{source} does not exist; give a photo or a folder of photos")
     if not photos:
@@ -112,7 +114,11 @@ def output_paths(source: Path, out: Path) -> dict[Path, Path]:
         out / (png if same[png] == 1 else name.with_name(f"{name.name}.png"))
         for name, png in zip(names, plain, strict=True)
     ]
-    if taken := {path.resolve() for path in photos} & {path.resolve() for path in targets}:
+    if doubled := [target for target, count in Counter(targets).items() if count > 1]:
+        raise UserError(f"--out {out}: two photos would be restored to {doubled[0]}; rename one of them")
+    if taken := {path.resolve() for path in (photos if source.is_dir() else inside)} & {
+        path.resolve() for path in targets
+    }:
         raise UserError(f"--out {out}: the result would replace {min(taken)}; choose another folder")
     return dict(zip(photos, targets, strict=True))
 

@@ -97,6 +97,8 @@ def device(name: Device | None = None) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("runtime.device is `cuda`, but torch sees no CUDA device; set it to `auto` or `cpu`")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("runtime.device is `mps`, but torch sees no such device; set it to `auto` or `cpu`")
     return torch.device(name)
 
 

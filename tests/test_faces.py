@@ -20,7 +20,7 @@ from skimage.data import astronaut
 from pipeline import tables
 from pipeline.faces import sample
 from pipeline.faces.detection import TEMPLATE, TEMPLATE_SIZE, alignment, frontal_score, load_detector, warp
-from pipeline.faces.folder import folder_faces
+from pipeline.faces.folder import folder_faces, image_names
 from pipeline.faces.params import FacesParams, Splits
 from pipeline.faces.records import Face, split_of
 from pipeline.images import Pixels, encode_png
@@ -154,6 +154,14 @@ def test_a_folder_is_read_recursively_with_captions(project: Path) -> None:
     assert faces[0].image.shape == (16, 16, 3)
     assert (faces[0].width, faces[0].height) == (24, 24)
     assert rejects == []
+
+
+def test_linked_folders_are_read_once(project: Path) -> None:
+    fill(project / "elsewhere", 2)
+    (project / "photos").mkdir()
+    (project / "photos/anna").symlink_to(project / "elsewhere")
+    (project / "elsewhere/back").symlink_to(project / "photos")
+    assert image_names(project / "photos") == ["anna/000.png", "anna/001.png"]
 
 
 def test_bad_files_are_rejected_with_their_reason_and_the_run_goes_on(project: Path) -> None:
@@ -349,7 +357,8 @@ def test_a_share_moved_between_train_and_preference_leaves_val_and_test() -> Non
     [
         ({"folder": None}, "folder"),
         ({"aligned": False}, "min_detection_score"),
-        ({"detector": "facexlib"}, "weights"),
+        ({"detector": "facexlib", "aligned": False, "min_detection_score": 0.5}, "weights"),
+        ({"min_detection_score": -0.5}, "min_detection_score"),
         ({"detector": "opencv"}, "detector"),
         ({"splits": SPLITS | {"train": 0.9}}, "splits"),
         ({"count": 0}, "count"),
@@ -385,7 +394,7 @@ def test_an_empty_split_stops_the_stage_before_it_writes(project: Path, capsys: 
     assert not (project / "data").exists()
 
 
-@pytest.mark.parametrize("changes", [{"seed": "0"}, {"image_size": 64.5}, {"image_size": 8}])
+@pytest.mark.parametrize("changes", [{"seed": "0"}, {"image_size": 64.5}, {"image_size": 8}, {"image_size": 96}])
 def test_seed_and_size_are_whole_numbers(
     project: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any]
 ) -> None:

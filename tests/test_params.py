@@ -84,6 +84,7 @@ def test_all_mistakes_of_a_group_are_said_at_once(file: Path) -> None:
         ("seed: 1\nfrm: {}\nseed: 2\n", "`seed` is there twice"),
         ("frm: {steps: 1, steps: 2}\n", "`steps` is there twice"),
         ("\x00", "not valid YAML"),
+        ("faces: {folder: {{path}}}\n", "not valid YAML"),
     ],
 )
 def test_a_broken_file_is_named(file: Path, content: str, said: str) -> None:

@@ -158,6 +158,18 @@ def test_results_never_meet_and_earlier_results_are_no_photos(tmp_path: Path, ph
         assert written == [out / "a.bmp.png", out / "a.png.png"]
 
 
+def test_results_may_lie_above_the_photos_and_two_never_share_a_file(tmp_path: Path, photo: Pixels) -> None:
+    for name in ("in/a.jpg", "in/a.png", "two/b.jpg", "two/b.png", "two/b.jpg.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encode_png(photo[:64, :64]))
+    written = restore_photos(tmp_path / "in", tmp_path, Fake(64), None, CPU, seed=0, say=lambda _: None)
+    assert written == [tmp_path / "a.jpg.png", tmp_path / "a.png.png"]
+    with pytest.raises(UserError, match=r"two photos would be restored to .*b\.jpg\.png"):
+        restore_photos(tmp_path / "two", tmp_path / "out", Fake(64), None, CPU, seed=0, say=lambda _: None)
+    with pytest.raises(UserError, match=r"the result would replace .*a\.png"):  # another photo beside it
+        restore_photos(tmp_path / "in/a.jpg", tmp_path / "in", Fake(64), None, CPU, seed=0, say=lambda _: None)
+
+
 def test_noise_follows_the_photo_not_its_place(tmp_path: Path, photo: Pixels) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "one/b.png").write_bytes(encode_png(photo[:64, :64]))

@@ -80,6 +80,11 @@ def test_check_names_every_wrong_key_at_once(
     for right, wrong, problem in (
         ("image_size: 64", "image_size: 96", "image_size: 96 is no power of two"),
         ("  restorers: [diffbir, osediff, gfpgan]", "  restorers: null", "refl.restorers: must be a list of names"),
+        ("[full, no_reward, more_base]", "[full, no_reward, full]", "refl.variants: names one of"),
+        ("block: 2, scaling", "block: 3, scaling", "image_size: 64 px can't be halved"),
+        ("channels: [16, 32, 64]", "channels: [4, 4, 4, 4, 4, 4, 4]", "gan.discriminator.channels"),
+        ("osediff: {restorer: osediff, samples: 2}", "osediff: {restorer: osediff, samples: 2, eta: 1.0}", "DiffBIR's"),
+        ("  worst_by: id_dlib", "  worst_by: id_dlb", "report.worst_by: Value error, metrics: unknown metric `id_dlb`"),
         ("  gfpgan:\n    steps", "  codeformer:\n    steps", "refl.codeformer: unknown"),
         ("{restorer: osediff, samples: 2}", "{restorer: osedif, samples: 2}", "unknown restorer `osedif`"),
         ("    - lmd_98\n", "    - lmd_99\n", "benchmark.metrics: unknown metric `lmd_99`"),
@@ -88,6 +93,8 @@ def test_check_names_every_wrong_key_at_once(
         ("  steps: 200 # of each training", "  steps: 20 # of each training", "learning.steps: 20 end within"),
     ):
         assert problem in complaint((right, wrong))
+    said = complaint(("keep: last #", "keep: best #"), ("patience: null # evaluations", "patience: 3 # evaluations"))
+    assert "refl.diffbir.patience: more_base spends the compute of all steps" in said
 
 
 def expand(key: str, content: dict[str, Any]) -> list[str]:
@@ -148,15 +155,15 @@ def test_faces_without_a_profile_and_a_path_with_a_space_are_refused(tmp_path: P
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(clone: Path, tmp_path: Path) -> None:
-    run = clone / ".runs/ci"
+    run = clone / ".runs/omi-cpu"
     faces = tmp_path / "my faces"
     faces.mkdir()
     weights = tmp_path / "my weights"
     weights.mkdir()
-    done = make(clone, "profile", "PROFILE=ci", f"FACES={faces}", f"WEIGHTS={weights}")
+    done = make(clone, "profile", "PROFILE=omi-cpu", f"FACES={faces}", f"WEIGHTS={weights}")
     assert done.returncode == 0, done.stderr
     assert git(clone, "status", "--porcelain") == ""
-    assert (run / "params.yaml").read_bytes() == (clone / "profiles/ci.yaml").read_bytes()
+    assert (run / "params.yaml").read_bytes() == (clone / "profiles/omi-cpu.yaml").read_bytes()
     assert (run / "faces").resolve() == faces.resolve()
     assert (run / "weights").resolve() == weights.resolve()
     assert not (run / "dvc.lock").exists()  # the default profile's results are not this run's
@@ -168,11 +175,17 @@ def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(clone: Path
 
     # other faces than those prepared last: told by path, names, sizes and times of the files
     (run / ".faces.new").rename(run / ".faces")  # what `make repro` does once they are prepared
-    assert make(clone, "profile", "PROFILE=ci", f"FACES={faces}").returncode == 0
+    assert make(clone, "profile", "PROFILE=omi-cpu", f"FACES={faces}").returncode == 0
     assert not (run / ".faces.new").exists()
-    (faces / "one more.png").write_bytes(b"a picture")
-    assert make(clone, "profile", "PROFILE=ci", f"FACES={faces}").returncode == 0
+    (tmp_path / "a picture").write_bytes(b"a picture")
+    (faces / "linked.png").symlink_to(tmp_path / "a picture")
+    assert make(clone, "profile", "PROFILE=omi-cpu", f"FACES={faces}").returncode == 0
     assert (run / ".faces.new").exists()
+    # other weights are said, for no stage watches them
+    again = ("profile", "PROFILE=omi-cpu", f"WEIGHTS={weights}")
+    assert "note: the files of WEIGHTS" not in make(clone, *again).stdout
+    (weights / "model.pth").write_bytes(b"newer")
+    assert "note: the files of WEIGHTS are others than last time" in make(clone, *again).stdout
 
     # a later call: new code, the run's own results kept
     (run / "dvc.lock").write_text("its own\n")
@@ -186,7 +199,7 @@ def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(clone: Path
     git(clone, "add", "annotations")
     (clone / "pipeline/params.py").write_text((clone / "pipeline/params.py").read_text() + "# newer\n")
     git(clone, "commit", "-qam", "newer")
-    assert make(clone, "profile", "PROFILE=ci").returncode == 0
+    assert make(clone, "profile", "PROFILE=omi-cpu").returncode == 0
     assert git(run, "rev-parse", "HEAD") == git(clone, "rev-parse", "HEAD")
     assert (run / "pipeline/params.py").read_text().endswith("# newer\n")
     assert (run / "dvc.lock").read_text() == "its own\n"
@@ -242,6 +255,7 @@ def test_a_folder_that_is_no_worktree_is_left_alone_and_so_is_the_checkout(clone
     [
         (["PROFILE=nope"], "error: profiles/nope.yaml is missing; there are: ci.yaml"),
         (["PROFILE=ci", "FACES=/no/such/folder"], "error: FACES=/no/such/folder is no folder"),
+        (["PROFILE=ci", "FACES=/"], "error: FACES is given, but profiles/ci.yaml takes no folder of faces"),
         (["PROFILE=ci", "WEIGHTS=/no/such/folder"], "error: WEIGHTS=/no/such/folder is no folder"),
     ],
 )
@@ -249,3 +263,10 @@ def test_a_wrong_profile_or_folder_is_one_clear_line(clone: Path, arguments: lis
     done = make(clone, "profile", *arguments)
     assert done.returncode != 0
     assert done.stderr.splitlines()[0].startswith(said)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_an_ablation_of_a_profile_is_refused(clone: Path) -> None:
+    done = make(clone, "ablation", "PROFILE=omi-cpu")
+    assert done.returncode != 0
+    assert done.stderr.startswith("error: make ablation is of params.yaml alone")

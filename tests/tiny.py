@@ -88,4 +88,4 @@ def dataset(name: str = "train", count: int = 6, size: int = SIZE) -> Dataset:
     hq = [image.astype(np.uint8) for image in coarse]
     lq = [np.clip(image + rng.normal(0, 8, image.shape), 0, 255).astype(np.uint8) for image in coarse]
     ids = tuple(f"face{index}" for index in range(count))
-    return Dataset(name, ids, ("a face",) * count, tuple(lq), tuple(hq), size)
+    return Dataset(name, ids, tuple(f"face number {index}" for index in range(count)), tuple(lq), tuple(hq), size)

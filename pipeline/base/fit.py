@@ -71,7 +71,7 @@ def fit(
 
 
 def flattening(curve: list[dict[str, float]]) -> float:
-    """Relative fall of the validation loss over the last fifth of training: below 0.02 counts as flat (issue 2)."""
+    """Relative fall of the validation loss over the last fifth of training: below 0.02 counts as flat."""
     last = curve[-1]
     start = min(curve, key=lambda row: abs(row["step"] - 0.8 * last["step"]))
     return (start["val_loss"] - last["val_loss"]) / start["val_loss"]

@@ -21,7 +21,7 @@ from pipeline.base.measure import Rows
 from pipeline.base.params import TrainParams
 from pipeline.evaluation.dataset import Dataset
 from pipeline.metrics.perceptual import PerceptualDistance
-from pipeline.params import Params
+from pipeline.params import Params, UserError
 from pipeline.restorers.gfpgan import GFPGAN, Size
 from pipeline.runtime import atomic, noise_like_ids, stable_seed
 from pipeline.training import Images, Loss, Stateful, drawn_batch, images_of, require_split, warmup_cosine
@@ -178,9 +178,11 @@ def train_gfpgan(
 ) -> tuple[GFPGAN, Rows]:  # fmt: skip
     """Train U-Net and decoder together from scratch; write restorer and discriminator to `out`; the curve's rows.
 
-    Raises UserError unless `train` is split train.
+    Raises UserError unless `train` is split train, and for a discriminator too deep for `size`.
     """
     require_split(train, "train", "gan")
+    if 2 ** len(params.discriminator.channels) > size:
+        raise UserError(f"gan.discriminator.channels: each of them halves the side, too many for {size} px")
     torch.manual_seed(stable_seed(seed, "gan", "gfpgan"))
     restorer = GFPGAN(Size(size, **params.network.model_dump())).to(device)
     objective = GanObjective(restorer, params, seed)

@@ -25,7 +25,8 @@ def train_diffbir(
 ) -> tuple[DiffBIR, Rows]:  # fmt: skip
     """Train denoiser and ControlNet together; write `out/denoiser` and `out/diffbir`; return it and the curve's rows.
 
-    At this budget a ControlNet over a finished, frozen denoiser learns too slowly (docs/measurements.md).
+    Jointly, because a ControlNet over a finished, frozen denoiser is not shown to learn within this budget
+    (docs/measurements.md).
     Raises UserError unless `train` is split train.
     """
     require_split(train, "train", "base")

@@ -53,6 +53,8 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
 ) -> None:
     """Score folders of restored faces, with paired intervals; images are paired by name."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: is a file; name a folder")
     configure(runtime_params())
     opened = folders.read(dataset, results, only_common, name)
     restored = opened.results

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from pipeline.evaluation.dataset import Dataset
-from pipeline.images import Pixels, decode, resize
+from pipeline.images import UNREADABLE, Pixels, decode, resize
 from pipeline.params import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
@@ -195,7 +195,7 @@ def _one_size(paths: Sequence[Path]) -> tuple[int, int]:
         try:
             with Image.open(path) as image:
                 sizes.setdefault(image.size, path)
-        except (UnidentifiedImageError, OSError) as error:
+        except UNREADABLE as error:
             raise UserError(f"{path}: not a readable image ({error})") from None
         if len(sizes) > 1:
             (one, first), (two, second) = sizes.items()

@@ -16,7 +16,7 @@ from pipeline.metrics.catalogue import METRICS, PYIQA, get
 from pipeline.metrics.statistics import holm, paired_bootstrap, wilcoxon_p
 from pipeline.runtime import stable_seed
 
-SEED = re.compile(r"(.+)_seed\d+")  # a repeat of a variant with another seed, e.g. full_seed1
+SEED = re.compile(r"(.+)_seed[1-9]\d*")  # a repeat of a variant with another seed, e.g. full_seed1
 FEWEST = 6  # faces, or people where some share one, behind a verdict: with fewer, Wilcoxon's p can't fall under 0.05
 PEOPLE = "group_id"  # column of a scores frame: pictures of one person are drawn together
 RUNGS = (("reward", "structure"), ("static", "no_reward"))  # of the ablation: each pair differs by the reward alone

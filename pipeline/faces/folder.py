@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,9 +112,18 @@ def folder_faces(params: FacesParams, image_size: int) -> tuple[list[Face], list
 
 
 def image_names(folder: Path) -> list[str]:
-    """Paths of the folder's images relative to it, sorted; hidden files are left alone."""
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    return sorted(path.as_posix() for path in files if not any(part.startswith(".") for part in path.parts))
+    """Paths of the folder's images relative to it, sorted, through links too; hidden files are left alone."""
+    names, entered = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in entered:  # a link to a folder that was read, its own parent even
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(one for one in folders if not one.startswith("."))
+        here = Path(place).relative_to(folder)
+        names += [(here / file).as_posix() for file in files if not file.startswith(".")]
+    return sorted(name for name in names if Path(name).suffix.lower() in SUFFIXES)
 
 
 def read_caption(image: Path) -> str:

@@ -31,7 +31,7 @@ class FacesParams(Params):
 
     source: Literal["sample", "folder"]
     count: int = Field(ge=1)
-    min_detection_score: float | None
+    min_detection_score: float | None = Field(ge=0)
     folder: str | None
     aligned: bool
     group_by: Literal["file", "folder", "person"]
@@ -47,6 +47,6 @@ class FacesParams(Params):
             raise ValueError("source is `folder`, but `folder` names none")
         if self.min_detection_score is None and (self.source == "sample" or not self.aligned):
             raise ValueError("min_detection_score may be null only for a folder of aligned images")
-        if self.detector == "facexlib" and not self.weights:
+        if self.detector == "facexlib" and not self.weights and not self.aligned:
             raise ValueError("detector `facexlib` needs `weights`, the path of detection_Resnet50_Final.pth")
         return self

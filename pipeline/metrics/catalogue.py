@@ -19,7 +19,7 @@ from pipeline.params import UserError
 
 Needs = Literal["blind", "lq", "reference", "set"]
 ROLES = frozenset({"in_loss", "in_labels", "in_svm", "selects", "held_out"})
-STANDARD, VQFR = "standard", "VQFR-compatible"  # protocols: ours, and that behind the published tables (method.md 6)
+STANDARD, VQFR = "standard", "VQFR-compatible"  # protocols: ours, and that behind the published tables
 PYIQA = "pyiqa:"  # prefix of metrics taken from pyiqa by name
 PYIQA_BLIND = f"{PYIQA}blind"  # as a feature: all blind metrics of pyiqa with weights on disk that aren't named here
 TWINS = {"stlpips": "stlpips_alex", "stlpips-vgg": "stlpips_vgg"}  # pyiqa's names of what is computed elsewhere here

@@ -1,6 +1,8 @@
-"""The losses of reward feedback learning (method.md section 4):
+"""The losses of reward feedback learning (arXiv 2505.17910), weighted by `refl.*.weights`:
 
-L = w_r·(1 − FRM(x0, c)) + w_dwt·L1(lowpass(x0), lowpass(HQ)) + w_lpips·LPIPS(x0, HQ) + w_reg·R
+L = reward·(1 − FRM(x0, c)) + lowpass·L1(low(x0), low(HQ)) + perceptual·LPIPS(x0, HQ) + regulariser·R
+
+With `bounded`, relu(FRM(HQ, c) − FRM(x0, c)) stands for 1 − FRM(x0, c). R is the restorer's own (`predict`).
 """
 
 from __future__ import annotations

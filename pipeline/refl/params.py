@@ -116,7 +116,7 @@ def parse_variant(text: str) -> tuple[str, Variant]:
 
     Raises UserError for an unknown name.
     """
-    match = re.fullmatch(r"(\w+?)(?:_seed(\d+))?", text)
+    match = re.fullmatch(r"(\w+?)(?:_seed([1-9]\d*))?", text)
     known = [*VARIANTS, MORE_BASE]
     if match is None or match[1] not in known:
         raise UserError(

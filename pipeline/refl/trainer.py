@@ -1,4 +1,4 @@
-"""Reward feedback learning: the reward's gradient through the last sampling step (method.md section 4)."""
+"""Reward feedback learning (arXiv 2505.17910): the reward's gradient through one sampling step of a rollout."""
 
 from __future__ import annotations
 

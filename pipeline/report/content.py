@@ -87,6 +87,7 @@ def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
     compared = shown.comparisons(benchmark, dataset, scores)
     return {
         "title": params.title,
+        "notes": params.notes,
         "n": benchmark["n"][dataset],
         "summary": {
             "lead": text.identity_lead(benchmark, dataset),

@@ -70,7 +70,7 @@ def svm(content: Mapping[str, Any]) -> dict[str, Any]:
         rows.append(("agreement of two annotators", agreement["raw"], lo, hi))
     said = []
     if "coverage" in content:
-        said.append(f"It answers {share(content['coverage'])} of the held-out pairs and leaves the rest to annotators")
+        said.append(f"It answers {share(content['coverage'])} of the held-out pairs and abstains on the rest")
     if "accuracy" in content:
         said.append(f"{_accuracy(content)} of its answers are right")
     if "raw" in agreement:

@@ -27,7 +27,7 @@ from pipeline.report.text import (
 
 ROLE_LABELS = {
     "held_out": "held out",
-    "selects": "selects",
+    "selects": "may select",  # with refl.*.keep: best, or a patience
     "in_loss": "in the loss",
     "in_labels": "in the labels",
     "in_svm": "in the SVM",

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from pipeline.evaluation.dataset import Dataset
 from pipeline.images import Pixels, encode_png, to_tensor, to_uint8
 from pipeline.params import Params, UserError
+from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.external import External, source_names
 from pipeline.restorers.load import BaseRestorer, load
 from pipeline.runtime import progress, stable_seed
@@ -30,11 +31,13 @@ class SettingParams(Params):
     eta: float | None = Field(default=None, ge=0, le=1)
 
     @model_validator(mode="after")
-    def _external_is_a_folder(self) -> SettingParams:
+    def _fits_its_restorer(self) -> SettingParams:
         if (self.restorer == External.kind) != (self.folder is not None):
             raise ValueError("`folder` is what `restorer: external` needs, and no other restorer takes")
         if self.folder is not None and self.samples > 1:
             raise ValueError("an external folder holds one sample; name each folder as a setting of its own")
+        if self.restorer != DiffBIR.kind and self.overrides():
+            raise ValueError("steps and eta are DiffBIR's; the others sample in one step")
         return self
 
     def overrides(self) -> dict[str, float]:

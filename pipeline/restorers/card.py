@@ -32,7 +32,7 @@ TRAINED_TERMS = [
     "sample faces: made by a generator trained on DigiFace-1M, which Microsoft publishes for research on its own terms",
 ]
 SELECTION_TERMS = (
-    "checkpoints are chosen by landmarks of a model trained on iBUG 300-W (research only), unless params say otherwise"
+    "with `keep: best` its checkpoint is chosen by landmarks of a model trained on iBUG 300-W (research only)"
 )
 
 
@@ -80,7 +80,8 @@ def card(restorer: DiffBIR | OSEDiff | GFPGAN, model: Path, files: Mapping[str, 
         "",
         "## Terms",
         "",
-        *(f"- {term}" for term in [*(IMPORTED_TERMS if imported else TRAINED_TERMS), SELECTION_TERMS]),
+        *(f"- {term}" for term in (IMPORTED_TERMS if imported else TRAINED_TERMS)),
+        *([] if params.get("refl", {}).get(kind, {}).get("keep") == "last" else [f"- {SELECTION_TERMS}"]),
         "",
         "## Parameters",
         "",

@@ -95,7 +95,7 @@ def cleaner_from(state: Mapping[str, torch.Tensor], path: Path) -> Cleaner:
             window_size=window,
             mlp_ratio=hidden / embed_dim,
             unshuffle=math.isqrt(channels // 3),
-            resolution=window * math.isqrt(masks[0] if masks else 1),
+            resolution=window * math.isqrt(masks[0]),  # without its masks the network would not shift its windows
         )
     except (KeyError, ValueError, IndexError):
         raise UserError(f"{path}: holds no SwinIR with space to depth; is it another file?") from None

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 from diffusers import ControlNetModel
+from safetensors import SafetensorError
 
 from pipeline import tables
 from pipeline.params import UserError, read
@@ -30,11 +31,16 @@ from pipeline.runtime import Device, RuntimeParams, atomic, configure, device, o
 
 
 def open_saved(folder: Path, where: torch.device) -> BaseRestorer:
-    """`load` for the commands: UserError for a damaged restorer.json as well."""
+    """`load` for the commands: UserError for a damaged restorer.json and for missing or damaged weights as well."""
     try:
         return load(folder, where)
-    except (json.JSONDecodeError, KeyError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{folder}/restorer.json: damaged, or no restorer's ({error}); name another model") from None
+    except torch.OutOfMemoryError:
+        raise UserError(f"{folder}: does not fit into the memory of {where}; use --device cpu") from None
+    except (OSError, SafetensorError, RuntimeError) as error:  # diffusers, safetensors and torch on a file's trouble
+        what = " ".join(str(error).split())[:300]
+        raise UserError(f"{folder}: its weights are missing or damaged ({what}); name another model") from None
 
 
 weights_app = typer.Typer(no_args_is_help=True, help="Official weights in, trained weights out.")
@@ -60,6 +66,8 @@ def import_(
     ] = "epsilon",
 ) -> None:
     """Turn the official files into restorers that every command and stage can load. Nothing is fetched."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: is a file; name a folder")
     configure(RuntimeParams())
     if stable_diffusion is None and (diffbir or cleaner or osediff or not gfpgan):
         raise UserError("--stable-diffusion: missing; DiffBIR and OSEDiff are made of it (--gfpgan alone needs none)")
@@ -83,7 +91,7 @@ def export(
     metrics: Annotated[Path | None, typer.Option(help="A JSON file of figures, for the card.")] = None,
     on: Annotated[Device, typer.Option("--device", help="auto is CUDA when there is one.")] = "cpu",
 ) -> None:
-    """Write a restorer's trained weights in its authors' format and in diffusers' layout, with a model card."""
+    """Write a restorer's trained weights in its authors' format and diffusers' layout (those it has), and a card."""
     configure(RuntimeParams(device=on))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is a file or not empty; name a new folder")
@@ -162,5 +170,5 @@ def _labels(votes: Path) -> str:
 def _json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: no readable JSON object ({error})") from None

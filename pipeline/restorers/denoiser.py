@@ -17,6 +17,7 @@ import open_clip
 import torch
 import transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -40,14 +41,17 @@ class PromptEncoder(nn.Module):
 
     def forward(self, prompts: Sequence[str]) -> torch.Tensor:
         """Token features [N, length, width]; "" is the empty prompt."""
-        return torch.stack([self._cached(prompt) for prompt in prompts])
+        return torch.stack([self._cached(prompt) for prompt in prompts]).to(self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.text_model.parameters()).device
 
     @torch.no_grad()
     def _encode_one(self, prompt: str) -> torch.Tensor:
         # open_clip's tokenizer carries its vocabulary in the wheel; it pads with 0, as SD 2.1's does
         tokens = open_clip.tokenize([prompt], context_length=self.length)
-        device = next(self.text_model.parameters()).device
-        return self.text_model(tokens.to(device)).last_hidden_state[0]
+        return self.text_model(tokens.to(self._device)).last_hidden_state[0].cpu()  # thousands would fill a GPU
 
 
 class Denoiser(nn.Module):
@@ -113,23 +117,31 @@ class Denoiser(nn.Module):
 
 
 def new_denoiser(unet: dict[str, Any], vae: dict[str, Any], text: dict[str, Any], prediction_type: str) -> Denoiser:
-    """A small randomly initialised denoiser from plain configs (seed torch before the call)."""
-    text_config = CLIPTextConfig(
-        vocab_size=49408, bos_token_id=49406, eos_token_id=49407, pad_token_id=0, hidden_act="gelu", **text
-    )
-    autoencoder = PixelUnshuffleAutoencoder(**vae)
+    """A small randomly initialised denoiser from plain configs (seed torch before the call).
+
+    Raises UserError where diffusers or transformers can't build what the configs say.
+    """
+    autoencoder, part = PixelUnshuffleAutoencoder(**vae), "text"
     channels = 3 * autoencoder.config.block**2
-    network = UNet2DConditionModel(
-        in_channels=channels, out_channels=channels, cross_attention_dim=text_config.hidden_size, **unet
-    )
+    try:
+        text_config = CLIPTextConfig(
+            vocab_size=49408, bos_token_id=49406, eos_token_id=49407, pad_token_id=0, hidden_act="gelu", **text
+        )
+        part = "unet"
+        network = UNet2DConditionModel(
+            in_channels=channels, out_channels=channels, cross_attention_dim=text_config.hidden_size, **unet
+        )
+    except Exception as error:  # the two libraries' checks of their arguments raise several unrelated kinds
+        what = " ".join(str(error).split())[:300]
+        raise UserError(f"base.{part}: no such network can be built: {what}") from None
     return Denoiser(network, autoencoder, PromptEncoder(CLIPTextModel(text_config)), sd21_scheduler(prediction_type))
 
 
 def load_denoiser(folder: Path, device: torch.device) -> Denoiser:
     """Load a diffusers folder, ours or Stable Diffusion 2.1-base's.
 
-    Raises UserError naming the missing part. SD 2.1-base's original hub page is gone: bring a copy of the diffusers
-    folder and point `denoiser` at it.
+    Raises UserError naming the part that is missing, damaged or not whole. SD 2.1-base's original hub page is gone:
+    bring a copy of the diffusers folder and point `denoiser` at it.
     """
     for part in ("unet", "vae", "text_encoder", "scheduler"):
         if not (folder / part).is_dir():
@@ -139,12 +151,24 @@ def load_denoiser(folder: Path, device: torch.device) -> Denoiser:
                 "(stabilityai/stable-diffusion-2-1-base; its original page is gone) to this place"
             )
     kind = json.loads((folder / "vae" / "config.json").read_text())["_class_name"]
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet")
+    unet = _whole(UNet2DConditionModel, folder / "unet")
     if kind == "PixelUnshuffleAutoencoder":  # has no weights, which from_pretrained would miss
         vae = PixelUnshuffleAutoencoder.from_config(PixelUnshuffleAutoencoder.load_config(folder / "vae"))
     else:
-        vae = AutoencoderKL.from_pretrained(folder / "vae")
-    text = PromptEncoder(CLIPTextModel.from_pretrained(folder / "text_encoder"))
+        vae = _whole(AutoencoderKL, folder / "vae")
+    text = PromptEncoder(_whole(CLIPTextModel, folder / "text_encoder"))
     denoiser = Denoiser(unet, vae, text, DDIMScheduler.from_pretrained(folder / "scheduler"))
     # transformers keeps the precision of the files, diffusers does not: a folder in fp16 would mix the two
     return denoiser.float().to(device).eval().requires_grad_(False)
+
+
+def _whole(network: Any, folder: Path) -> Any:
+    """One network of a diffusers folder; the libraries themselves only warn where tensors are missing."""
+    try:
+        loaded, found = network.from_pretrained(folder, output_loading_info=True)
+    except (OSError, ValueError, SafetensorError) as error:
+        what = " ".join(str(error).split())[:300]
+        raise UserError(f"{folder}: its files are missing or damaged: {what}") from None
+    if lacking := sorted({*found["missing_keys"], *(str(one) for one in found["mismatched_keys"])}):
+        raise UserError(f"{folder}: {len(lacking)} tensors are missing or of another shape, e.g. {lacking[0]}")
+    return loaded

@@ -165,7 +165,7 @@ class DiffBIR(nn.Module):
     def rollout(
         self, condition: torch.Tensor, prompts: torch.Tensor, settings: RolloutSettings, rng: torch.Generator
     ) -> Rollout:
-        """DDIM from noise, no gradient, up to a step drawn uniformly from the last `gradient_window` (method.md §4)."""
+        """DDIM from noise, no gradient, up to a step drawn uniformly from the last `gradient_window`."""
         times = timesteps(settings.steps)
         stop = settings.steps - 1 - int(torch.randint(settings.gradient_window, (), generator=rng))
         latents = torch.randn(condition.shape, generator=rng).to(condition)
@@ -235,10 +235,12 @@ class DiffBIR(nn.Module):
 
 
 def load_diffbir(folder: Path, config: dict[str, Any], denoiser: Denoiser, source: Path) -> DiffBIR:
-    """A DiffBIR that `DiffBIR.save` wrote. Raises UserError where it names a cleaner that is missing or damaged."""
+    """A DiffBIR that `DiffBIR.save` wrote. Raises UserError where a file is missing or the cleaner damaged."""
     path = folder / "controlnet"
+    if not (weights := path / "diffusion_pytorch_model.safetensors").is_file():
+        raise UserError(f"{weights}: missing; restore it with `dvc checkout` or name another saved restorer")
     controlnet = without_hint(ControlNetModel.from_config(ControlNetModel.load_config(path)))
-    controlnet.load_state_dict(load_file(path / "diffusion_pytorch_model.safetensors"))
+    controlnet.load_state_dict(load_file(weights))
     controlnet.to(denoiser.device).eval().requires_grad_(False)
     cleaner = None
     if "cleaner" in config:

@@ -135,7 +135,7 @@ class OSEDiff(nn.Module):
         if self.reference is None:
             raise RuntimeError("predict needs start_training()")
         unet = self.denoiser.unet
-        blocks = [unet.conv_in, *unet.down_blocks, unet.mid_block, *unet.up_blocks]
+        blocks = [unet.conv_in, *unet.down_blocks, unet.mid_block, *unet.up_blocks, unet.conv_out]
         with Outputs(blocks) as outputs:
             x0 = self.x0(rollout.latents, prompts)
         with torch.no_grad(), Outputs(blocks) as anchors, self._frozen():
@@ -227,9 +227,12 @@ class _Swapped:
 def load_osediff(folder: Path, config: dict[str, Any], denoiser: Denoiser, source: Path) -> OSEDiff:
     """An OSEDiff that `OSEDiff.save` wrote; `denoiser` gets the adapters.
 
-    Raises UserError for adapters that the denoiser has no layers for, or whose matrices are not all there.
+    Raises UserError for a missing file, for adapters that the denoiser has no layers for, and for some that lack
+    matrices.
     """
     file = folder / "adapters.safetensors"
+    if not file.is_file():
+        raise UserError(f"{file}: missing; restore it with `dvc checkout` or name another saved restorer")
     weights = load_file(file)
     unet = denoiser.unet
     rank, encoder = config["rank"], config.get("vae")

@@ -12,7 +12,7 @@ def preference_loss(reward_a: Tensor, reward_b: Tensor, p_a: Tensor, weight: Ten
 
     L = − Σ w·[p_a·log σ(s(r_a − r_b)) + (1 − p_a)·log σ(s(r_b − r_a))] / Σ w
 
-    which is HPSv2's cross-entropy over the two logits s·r (method.md section 3), with `p_a` = 0.5 for a tie.
+    which is HPSv2's cross-entropy over the two logits s·r, with `p_a` = 0.5 for a tie.
     Swapping a and b (and p_a for 1 − p_a) changes nothing.
     """
     logit = logit_scale * (reward_a - reward_b)

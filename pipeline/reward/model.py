@@ -55,8 +55,17 @@ class FaceRewardModel(nn.Module):
 
     @classmethod
     def from_config(cls, config: RewardConfig) -> FaceRewardModel:
-        """A randomly initialised model (torch's global seed). Raises UserError for an unknown OpenCLIP name or key."""
-        return cls(CLIP(**open_clip_config(config.architecture)), config)
+        """A randomly initialised model (torch's global seed).
+
+        Raises UserError for an unknown OpenCLIP name or key, and for values that OpenCLIP or timm can't build.
+        """
+        arguments = open_clip_config(config.architecture)
+        try:
+            clip = CLIP(**arguments)
+        except (ValueError, RuntimeError, TypeError, AssertionError, ZeroDivisionError) as error:  # the libraries' own
+            what = " ".join(str(error).split())[:300]
+            raise UserError(f"frm.*.architecture: no such network can be built: {what}") from None
+        return cls(clip, config)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, device: torch.device | str = "cpu") -> FaceRewardModel:
@@ -186,7 +195,8 @@ class FaceRewardModel(nn.Module):
         if state != self._cached_for or len(self._text_cache) + len(new) > _MAX_CACHED_CAPTIONS:
             self._text_cache, self._cached_for, new = {}, state, list(captions)
         if new:
-            self._text_cache.update(zip(new, self._encode_text(new), strict=True))
+            # one by one: a batch's size moves the last bits, and what is known already differs after a resume
+            self._text_cache.update((caption, self._encode_text([caption])[0]) for caption in dict.fromkeys(new))
         return self._text_cache
 
     def _text_parameters(self) -> list[nn.Parameter]:

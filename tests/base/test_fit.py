@@ -11,6 +11,7 @@ from pipeline.base.fit import fit, flattening
 from pipeline.base.objectives import denoising_loss, diffbir_loss, osediff_loss
 from pipeline.base.params import TrainParams
 from pipeline.params import UserError
+from pipeline.restorers.denoiser import new_denoiser
 from pipeline.training import batch_indices, images_of
 from tests import tiny
 
@@ -24,6 +25,23 @@ TRAIN = TrainParams(
     ema_decay=0.9,
     validate_every=3,
 )
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("unet", {"down_block_types": ["DownBlok2D", "CrossAttnDownBlock2D"]}),
+        ("unet", {"block_out_channels": [8, 16, 32]}),
+        ("unet", {"norm_num_groups": 3}),
+        ("text", {"num_attention_heads": 3}),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_named(part: str, change: dict[str, object]) -> None:
+    whole = {name: dict(getattr(tiny, name.upper())) for name in ("unet", "vae", "text")}
+    new_denoiser(**whole, prediction_type="epsilon")
+    whole[part] |= change
+    with pytest.raises(UserError, match=f"base.{part}: no such network can be built"):
+        new_denoiser(**whole, prediction_type="epsilon")
 
 
 def test_batches_are_seeded_permutations() -> None:

@@ -141,6 +141,12 @@ def test_the_discriminator_is_taken_up_again(tmp_path: Path) -> None:
     assert not fresh.load(tmp_path)
 
 
+def test_a_discriminator_that_halves_the_side_too_often_is_refused(tmp_path: Path) -> None:
+    deep = {"channels": [4] * 7, "learning_rate": 1e-3, "r1": 1.0}
+    with pytest.raises(UserError, match=r"gan\.discriminator\.channels: .*too many for 32 px"):
+        train(tmp_path, discriminator=deep)
+
+
 def test_only_train_faces_are_accepted(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="refuses faces of split `test`"):
         train(tmp_path, split="test")

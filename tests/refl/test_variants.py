@@ -31,7 +31,10 @@ def test_every_variant_can_be_trained_with_another_seed(name: str) -> None:
     assert (again.reward, again.regulariser, again.dynamic) == (variant.reward, variant.regulariser, variant.dynamic)
 
 
-@pytest.mark.parametrize("name", ["", "ful", "full_seed", "full_seedx", "full_seed1_seed2", "seed1", "full seed1"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "ful", "full_seed", "full_seed0", "full_seed01", "full_seedx", "full_seed1_seed2", "seed1", "full seed1"],
+)
 def test_an_unknown_variant_is_named(name: str) -> None:
     with pytest.raises(UserError, match=r"refl\.variants: unknown variant .*; known: full, static, .*full_seed1"):
         parse_variant(name)

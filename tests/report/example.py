@@ -28,6 +28,7 @@ REPORT = {
     "zoom_faces": 3,
     "headline": ["id_dlib", "lmd_68", "stlpips_vgg"],
     "smallest_loss": 0.005,
+    "notes": {"scores": "These recipes were tuned on val.", "evidence": "These pairs were in view."},
 }
 # mean, spread over faces, and the shift of each variant from the LQ; an ablation that isn't named lies at `no_reward`
 METRICS: dict[str, tuple[float, float, dict[str, float]]] = {

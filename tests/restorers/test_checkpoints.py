@@ -13,6 +13,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from pipeline.base.official import import_base
 from pipeline.base.params import BaseParams
@@ -26,6 +27,7 @@ from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.load import load
 from pipeline.restorers.osediff import ENCODER, OSEDiff, put_adapters
 from pipeline.restorers.protocol import Rollout
+from pipeline.restorers.schedule import sd21_scheduler
 from tests import tiny
 from tests.restorers import official
 
@@ -389,6 +391,27 @@ WRONG: dict[str, tuple[Callable[[Zoo, Path], Files], str]] = {
         ),
         r"x\.ckpt: 1 of \d+ tensors are missing, the first is conv_up3\.bias",
     ),
+    "cleaner without its masks": (
+        lambda z, t: Files(
+            z.files.stable_diffusion,
+            z.files.diffbir,
+            written({k: v for k, v in z.swinir.items() if not k.endswith(".attn_mask")}, t / "x.ckpt"),
+            None,
+        ),
+        r"x\.ckpt: holds no SwinIR",
+    ),
+    "a folder's file cut": (
+        lambda z, t: Files(folder(t, "unet/diffusion_pytorch_model.safetensors", cut_file), None, None, None),
+        r"unet: its files are missing or damaged",
+    ),
+    "a folder's file missing": (
+        lambda z, t: Files(folder(t, "vae/diffusion_pytorch_model.safetensors", Path.unlink), None, None, None),
+        r"vae: its files are missing or damaged",
+    ),
+    "a folder's tensor missing": (
+        lambda z, t: Files(folder(t, "text_encoder/model.safetensors", drop_one), None, None, None),
+        r"text_encoder: 1 tensors are missing or of another shape, e\.g\. ",
+    ),
     "osediff's entry missing": (
         lambda z, t: Files(z.files.stable_diffusion, None, None, written({"rank_unet": 4, "rank_vae": 4}, t / "x.pkl")),
         r"x\.pkl: has no vae_lora_encoder_modules; it must be OSEDiff's adapters",
@@ -413,6 +436,29 @@ WRONG: dict[str, tuple[Callable[[Zoo, Path], Files], str]] = {
     ),
 }
 QUANT = "quant_conv.lora_B.default_encoder.weight"
+
+
+def folder(place: Path, file: str, spoil: Callable[[Path], object]) -> Path:
+    """A diffusers folder of SD's layout in which one file was spoilt."""
+    unet = UNet2DConditionModel(**tiny.UNET, in_channels=4, out_channels=4, cross_attention_dim=8)
+    unet.save_pretrained(place / "sd/unet")
+    blocks = {"down_block_types": ["DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D"]}
+    AutoencoderKL(**blocks, block_out_channels=[8], norm_num_groups=4).save_pretrained(place / "sd/vae")
+    CLIPTextModel(CLIPTextConfig(vocab_size=49408, **tiny.TEXT)).save_pretrained(place / "sd/text_encoder")
+    sd21_scheduler("epsilon").save_pretrained(place / "sd/scheduler")
+    load_denoiser(place / "sd", CPU)  # whole so far
+    spoil(place / "sd" / file)
+    return place / "sd"
+
+
+def cut_file(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def drop_one(path: Path) -> None:
+    tensors = load_file(path)
+    tensors.pop(max(tensors))
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def written(content: Any, path: Path) -> Path:

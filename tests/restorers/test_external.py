@@ -113,6 +113,7 @@ def test_candidates_hold_external_results_as_they_are(
         ({"restorer": "external", "samples": 1}, "`folder` is what"),
         ({"restorer": "diffbir", "samples": 1, "folder": "x"}, "`folder` is what"),
         ({"restorer": "external", "samples": 2, "folder": "x"}, "holds one sample"),
+        ({"restorer": "osediff", "samples": 1, "steps": 4}, "steps and eta are DiffBIR's"),
     ],
 )
 def test_a_setting_is_a_restorer_or_a_folder(setting: dict[str, object], said: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,45 @@ def test_regulariser_is_the_sum_of_mean_squares_over_the_controls() -> None:
     expected = sum(float(((a - b) ** 2).mean().detach()) for a, b in zip(now, then, strict=True))
     actual = float(restorer.predict(Rollout(latents, 101), condition, prompts).regulariser.detach())
     assert actual == pytest.approx(expected, rel=1e-5)
+
+
+def test_osediffs_regulariser_is_the_sum_over_all_that_its_adapters_change() -> None:
+    """Value and gradient as of a frozen copy of the UNet; the adapter of the last convolution alone moves it, too."""
+    restorer = tiny.osediff()
+    restorer.start_training()
+    unet = restorer.denoiser.unet
+    frozen = copy.deepcopy(unet).requires_grad_(False)
+    trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    tiny.shaken(torch.nn.ParameterList(trained), seed=2)
+    condition, prompts = restorer.condition(lq()), restorer.encode_prompts([""] * 3)
+    value = restorer.predict(Rollout(condition, 249), condition, prompts).regulariser
+    gradients = torch.autograd.grad(value, trained, allow_unused=True)
+
+    def outputs(network: torch.nn.Module) -> list[torch.Tensor]:
+        kept: list[torch.Tensor] = []
+        names = ("conv_in", "down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1", "conv_out")
+        hooks = [
+            network.get_submodule(name).register_forward_hook(
+                lambda module, inputs, output: kept.append(output[0] if isinstance(output, tuple) else output)
+            )
+            for name in names
+        ]
+        network(condition, torch.full((3,), 249), encoder_hidden_states=prompts)
+        for hook in hooks:
+            hook.remove()
+        return kept
+
+    expected = sum(((a - b) ** 2).mean() for a, b in zip(outputs(unet), outputs(frozen), strict=True))
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, trained, allow_unused=True))
+
+    fresh = tiny.osediff()
+    fresh.start_training()
+    with torch.no_grad():
+        for name, parameter in fresh.denoiser.unet.named_parameters():
+            if name.startswith("conv_out.") and "lora_B" in name:
+                parameter.add_(1.0)
+    assert float(fresh.predict(Rollout(condition, 249), condition, prompts).regulariser.detach()) > 1e-6
 
 
 @pytest.mark.parametrize(("build", "part"), [(tiny.diffbir, "controlnet"), (tiny.osediff, "unet")])

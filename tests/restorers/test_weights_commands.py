@@ -131,3 +131,21 @@ def test_a_folder_in_use_and_a_missing_model_are_refused(tmp_path: Path, capsys:
     with pytest.raises(SystemExit):
         commands.export(tmp_path / "no", tmp_path / "new")
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'no/restorer.json'}: missing")
+
+
+def test_a_model_whose_weights_are_missing_or_cut_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.diffbir(source=tmp_path / "denoiser").denoiser.save(tmp_path / "denoiser")
+    tiny.diffbir(source=tmp_path / "denoiser").save(tmp_path / "model")
+    weights = tmp_path / "model/controlnet/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    for step in (lambda: None, weights.unlink):
+        step()
+        with pytest.raises(SystemExit) as stopped:
+            commands.export(tmp_path / "model", tmp_path / "new")
+        assert stopped.value.code == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {tmp_path / 'model'}")
+        assert ("its weights are missing or damaged" in said) == weights.exists()
+        assert said.count("\n") == 1

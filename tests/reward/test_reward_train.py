@@ -92,6 +92,15 @@ def test_early_stopping_keeps_the_best_weights(
     assert all(torch.equal(value, seen[1][name]) for name, value in model.state_dict().items())
 
 
+def test_a_loss_that_is_no_number_is_an_error_not_a_model(
+    candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = training.preference_loss
+    monkeypatch.setattr(training, "preference_loss", lambda *args: original(*args) * float("nan"))
+    with pytest.raises(UserError, match=r"frm: loss nan at step 0; lower frm\.reward\.lr and frm\.heldout\.lr"):
+        run(candidates, pairs, tmp_path)
+
+
 def test_what_the_svm_says_and_repeats_choose_no_model(
     candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
