@@ -80,6 +80,9 @@ profile: venv
 	@if [ -e $(RUN) ] && [ "$$(git -C $(RUN) rev-parse --show-toplevel 2>&1)" != "$$(cd $(RUN) && pwd -P)" ]; then \
 	  echo "error: $(RUN) is no git worktree of this checkout (was it moved?); delete $(RUN), its results are in the DVC cache" >&2; exit 1; \
 	fi
+	@if [ -d $(RUN) ] && own=$$(git -C $(RUN) rev-parse HEAD) && ! git merge-base --is-ancestor $$own HEAD && [ -z "$$(git branch --all --contains $$own --format '%(refname)' | grep '^refs/')" ]; then \
+	  echo "error: $(RUN) has commits that no branch holds and that would be lost; keep them: git branch from-$(PROFILE) $$own" >&2; exit 1; \
+	fi
 	@if [ -d $(RUN) ]; then \
 	  cd $(RUN); votes=$$(git diff --name-only HEAD -- annotations/human.parquet); \
 	  tar -cf .kept.tar $$(ls -d $(KEPT) 2>/dev/null) $$votes --files-from /dev/null; \

@@ -199,7 +199,8 @@ def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(clone: Path
     git(clone, "add", "annotations")
     (clone / "pipeline/params.py").write_text((clone / "pipeline/params.py").read_text() + "# newer\n")
     git(clone, "commit", "-qam", "newer")
-    assert make(clone, "profile", "PROFILE=omi-cpu").returncode == 0
+    done = make(clone, "profile", "PROFILE=omi-cpu")
+    assert done.returncode == 0, done.stderr
     assert git(run, "rev-parse", "HEAD") == git(clone, "rev-parse", "HEAD")
     assert (run / "pipeline/params.py").read_text().endswith("# newer\n")
     assert (run / "dvc.lock").read_text() == "its own\n"
@@ -207,6 +208,13 @@ def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(clone: Path
     assert (run / "annotations/human.parquet").read_bytes() == b"votes exported in the run"
     assert (run / "annotations/rounds/0001-abc/round.json").read_text() == "{}\n"  # the run can learn from its votes
     assert git(clone, "status", "--porcelain") == ""
+
+    # commits that somebody made in the worktree are not left behind
+    git(run, "commit", "-qam", "votes")
+    done = make(clone, "profile", "PROFILE=omi-cpu")
+    assert "error: .runs/omi-cpu has commits that no branch holds" in done.stderr
+    git(clone, "branch", "from-omi-cpu", git(run, "rev-parse", "HEAD"))
+    assert make(clone, "profile", "PROFILE=omi-cpu").returncode == 0
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

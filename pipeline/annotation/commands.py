@@ -34,7 +34,7 @@ labels_app = typer.Typer(no_args_is_help=True, help="Rounds of pairs for people 
 @stage
 def labels_round(
     pairs: Annotated[
-        int | None, typer.Option(help="Showings, gold pairs and repeats included. [100; evaluation: 500]")
+        int | None, typer.Option(help="Pairs, gold ones and repeats included. [100; evaluation: 500]")
     ] = None,
     random: Annotated[
         float, typer.Option(help="Share picked at random; the rest is what the SVM was unsure of.")
