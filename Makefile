@@ -72,7 +72,7 @@ endif
 # that only what changed runs again and no vote is lost.
 KEPT := dvc.lock metrics plots
 # of a folder and what its links lead to: size, time and path of every file
-LISTED := find -L . -type f -exec ls -lLn {} + | awk '{print $$5, $$6, $$7, $$8, $$NF}' | LC_ALL=C sort
+LISTED := { find -L . -type f -printf '%s %T@ %p\n' || true; } | LC_ALL=C sort
 profile: venv
 	@test -f $(PARAMS) || { echo "error: $(PARAMS) is missing; there are: $$(cd profiles && echo *.yaml)" >&2; exit 1; }
 	@git diff --quiet HEAD -- pipeline stages dvc.yaml annotations || echo "note: $(RUN) runs the committed code and votes (HEAD), not your uncommitted edits"
@@ -80,24 +80,27 @@ profile: venv
 	@if [ -e $(RUN) ] && [ "$$(git -C $(RUN) rev-parse --show-toplevel 2>&1)" != "$$(cd $(RUN) && pwd -P)" ]; then \
 	  echo "error: $(RUN) is no git worktree of this checkout (was it moved?); delete $(RUN), its results are in the DVC cache" >&2; exit 1; \
 	fi
-	@if [ -d $(RUN) ] && own=$$(git -C $(RUN) rev-parse HEAD) && ! git merge-base --is-ancestor $$own HEAD && [ -z "$$(git branch --all --contains $$own --format '%(refname)' | grep '^refs/')" ]; then \
-	  echo "error: $(RUN) has commits that no branch holds and that would be lost; keep them: git branch from-$(PROFILE) $$own" >&2; exit 1; \
+	@if [ -f $(RUN)/.head ] && own=$$(git -C $(RUN) rev-parse HEAD) && [ $$own != "$$(cat $(RUN)/.head)" ] && [ -z "$$(git branch --all --contains $$own --format '%(refname)' | grep '^refs/')" ]; then \
+	  echo "error: $(RUN) has commits that no branch holds and that would be lost; keep them: git branch NAME $$own" >&2; exit 1; \
 	fi
 	@if [ -d $(RUN) ]; then \
 	  cd $(RUN); votes=$$(git diff --name-only HEAD -- annotations/human.parquet); \
 	  tar -cf .kept.tar $$(ls -d $(KEPT) 2>/dev/null) $$votes --files-from /dev/null; \
+	  git reset --quiet; \
 	  git checkout --quiet --force --detach $$(git -C $(CURDIR) rev-parse HEAD); \
 	  rm -rf $(KEPT); tar -xf .kept.tar; rm .kept.tar; \
 	else \
 	  git worktree add --quiet --detach $(RUN) HEAD; \
 	  cd $(RUN); rm -rf $(KEPT); \
 	fi
+	@git -C $(RUN) rev-parse HEAD > $(RUN)/.head
 	@cd $(RUN) && dvc config --local cache.dir "$$(cd $(CURDIR) && dvc cache dir)"
 	@cd $(RUN) && for round in annotations/rounds/*.dvc; do if [ -e "$$round" ]; then dvc checkout --quiet "$$round"; fi; done
 	@cp $(PARAMS) $(RUN)/params.yaml
 	@if [ -n "$(FACES)" ]; then \
 	  test -d "$(FACES)" || { echo "error: FACES=$(FACES) is no folder" >&2; exit 1; }; \
-	  grep -q '^  source: folder' $(PARAMS) || { echo "error: FACES is given, but $(PARAMS) takes no folder of faces (faces.source)" >&2; exit 1; }; \
+	  (cd $(RUN) && python -c 'from pipeline.params import value; faces = value("faces"); raise SystemExit((faces["source"], faces["folder"]) != ("folder", "faces"))') || \
+	    { echo "error: FACES is given, but $(PARAMS) takes its faces from elsewhere: it needs faces.source: folder and faces.folder: faces" >&2; exit 1; }; \
 	  ln -sfn "$$(cd "$(FACES)" && pwd)" $(RUN)/faces; \
 	  (cd -P $(RUN)/faces && pwd -P && $(LISTED)) > $(RUN)/.faces.new; \
 	  if cmp -s $(RUN)/.faces.new $(RUN)/.faces; then rm $(RUN)/.faces.new; fi; \
@@ -107,9 +110,9 @@ profile: venv
 	  ln -sfn "$$(cd "$(WEIGHTS)" && pwd)" $(RUN)/weights; \
 	  (cd -P $(RUN)/weights && pwd -P && $(LISTED)) > $(RUN)/.weights.new; \
 	  if [ -f $(RUN)/.weights ] && ! cmp -s $(RUN)/.weights.new $(RUN)/.weights; then \
-	    echo "note: the files of WEIGHTS are others than last time, and DVC does not watch them; docs/weights.md says how to take them in"; \
+	    echo "note: the files of WEIGHTS are others than those taken in, and DVC does not watch them: docs/weights.md says what to do"; \
 	  fi; \
-	  mv $(RUN)/.weights.new $(RUN)/.weights; \
+	  if [ -f $(RUN)/.weights ]; then rm $(RUN)/.weights.new; else mv $(RUN)/.weights.new $(RUN)/.weights; fi; \
 	fi
 
 # params.yaml with other variants: what the default run has already made comes from the DVC cache. Nothing here dirties

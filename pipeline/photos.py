@@ -96,13 +96,13 @@ def output_paths(source: Path, out: Path) -> dict[Path, Path]:
     if source.is_dir():
         inside = [source / name for name in image_names(source)]
         # results of an earlier run below the folder are no photos
-        earlier = out.resolve()
-        below = source.resolve() in earlier.parents
-        photos = [path for path in inside if not (below and earlier in path.resolve().parents)]
-        root = source
+        earlier, whole = out.resolve(), source.resolve()
+        above = earlier == whole or earlier in whole.parents
+        photos = [path for path in inside if above or earlier not in path.resolve().parents]
+        root, kept = source, photos
     elif source.is_file():
         photos, root = [source], source.parent
-        inside = [path for path in root.iterdir() if path.suffix.lower() in SUFFIXES]
+        kept = [path for path in root.iterdir() if path.suffix.lower() in SUFFIXES]
     else:
         raise UserError(f"{source} does not exist; give a photo or a folder of photos")
     if not photos:
@@ -116,9 +116,10 @@ def output_paths(source: Path, out: Path) -> dict[Path, Path]:
     ]
     if doubled := [target for target, count in Counter(targets).items() if count > 1]:
         raise UserError(f"--out {out}: two photos would be restored to {doubled[0]}; rename one of them")
-    if taken := {path.resolve() for path in (photos if source.is_dir() else inside)} & {
-        path.resolve() for path in targets
-    }:
+    goals = {path.resolve() for path in targets}
+    if out.resolve() in root.resolve().parents:  # whose photos lie there is not known
+        kept = [*kept, *(path for path in goals if path.exists())]
+    if taken := {path.resolve() for path in kept} & goals:
         raise UserError(f"--out {out}: the result would replace {min(taken)}; choose another folder")
     return dict(zip(photos, targets, strict=True))
 

@@ -164,6 +164,8 @@ def test_results_may_lie_above_the_photos_and_two_never_share_a_file(tmp_path: P
         (tmp_path / name).write_bytes(encode_png(photo[:64, :64]))
     written = restore_photos(tmp_path / "in", tmp_path, Fake(64), None, CPU, seed=0, say=lambda _: None)
     assert written == [tmp_path / "a.jpg.png", tmp_path / "a.png.png"]
+    with pytest.raises(UserError, match=r"the result would replace .*a\.jpg\.png"):  # it might be anybody's
+        restore_photos(tmp_path / "in", tmp_path, Fake(64), None, CPU, seed=0, say=lambda _: None)
     with pytest.raises(UserError, match=r"two photos would be restored to .*b\.jpg\.png"):
         restore_photos(tmp_path / "two", tmp_path / "out", Fake(64), None, CPU, seed=0, say=lambda _: None)
     with pytest.raises(UserError, match=r"the result would replace .*a\.png"):  # another photo beside it

@@ -69,7 +69,7 @@ class RoundPlan(Params):
     """What a round should hold. Shares are of the whole round, `random` of what gold and repeats leave."""
 
     seed: int
-    pairs: int = Field(ge=1)  # showings, gold and repeats included
+    pairs: int = Field(ge=1)  # gold ones and repeats included
     random: float = Field(ge=0, le=1)  # the rest are the pairs on which the SVM abstained, least sure first
     gold: float = Field(ge=0, le=0.5)
     repeats: float = Field(ge=0, le=0.5)

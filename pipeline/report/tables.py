@@ -42,7 +42,7 @@ COMPARISON_ORDER = (
 VARIANT_ORDER = ("base", "more_base", "no_reward", "structure", "reward", "static")
 FULL = "refl"  # the name of variant `full` in metrics/benchmark.json
 PARTS = {"S": "structure", "R": "reward", "K": "regulariser (KL)", "D": "dynamic FRM"}
-_SEED = re.compile(r"_seed\d+$")
+_SEED = re.compile(r"_seed[1-9]\d*$")
 
 
 def columns(benchmark: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ def open_saved(folder: Path, where: torch.device) -> BaseRestorer:
         raise UserError(f"{folder}: does not fit into the memory of {where}; use --device cpu") from None
     except (OSError, SafetensorError, RuntimeError) as error:  # diffusers, safetensors and torch on a file's trouble
         what = " ".join(str(error).split())[:300]
-        raise UserError(f"{folder}: its weights are missing or damaged ({what}); name another model") from None
+        raise UserError(f"{folder}: can't be loaded ({what}); name another model") from None
 
 
 weights_app = typer.Typer(no_args_is_help=True, help="Official weights in, trained weights out.")

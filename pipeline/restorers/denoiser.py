@@ -17,7 +17,6 @@ import open_clip
 import torch
 import transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -132,8 +131,7 @@ def new_denoiser(unet: dict[str, Any], vae: dict[str, Any], text: dict[str, Any]
             in_channels=channels, out_channels=channels, cross_attention_dim=text_config.hidden_size, **unet
         )
     except Exception as error:  # the two libraries' checks of their arguments raise several unrelated kinds
-        what = " ".join(str(error).split())[:300]
-        raise UserError(f"base.{part}: no such network can be built: {what}") from None
+        raise UserError(f"base.{part}: no such network can be built: {_line(error)}") from None
     return Denoiser(network, autoencoder, PromptEncoder(CLIPTextModel(text_config)), sd21_scheduler(prediction_type))
 
 
@@ -150,14 +148,18 @@ def load_denoiser(folder: Path, device: torch.device) -> Denoiser:
                 "scheduler/ — run `dvc repro base` for ours, or bring a copy of Stable Diffusion 2.1-base "
                 "(stabilityai/stable-diffusion-2-1-base; its original page is gone) to this place"
             )
-    kind = json.loads((folder / "vae" / "config.json").read_text())["_class_name"]
     unet = _whole(UNet2DConditionModel, folder / "unet")
+    try:
+        kind = json.loads((folder / "vae" / "config.json").read_text())["_class_name"]
+        scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: a config of vae or scheduler is missing or damaged: {_line(error)}") from None
     if kind == "PixelUnshuffleAutoencoder":  # has no weights, which from_pretrained would miss
         vae = PixelUnshuffleAutoencoder.from_config(PixelUnshuffleAutoencoder.load_config(folder / "vae"))
     else:
         vae = _whole(AutoencoderKL, folder / "vae")
     text = PromptEncoder(_whole(CLIPTextModel, folder / "text_encoder"))
-    denoiser = Denoiser(unet, vae, text, DDIMScheduler.from_pretrained(folder / "scheduler"))
+    denoiser = Denoiser(unet, vae, text, scheduler)
     # transformers keeps the precision of the files, diffusers does not: a folder in fp16 would mix the two
     return denoiser.float().to(device).eval().requires_grad_(False)
 
@@ -165,10 +167,14 @@ def load_denoiser(folder: Path, device: torch.device) -> Denoiser:
 def _whole(network: Any, folder: Path) -> Any:
     """One network of a diffusers folder; the libraries themselves only warn where tensors are missing."""
     try:
-        loaded, found = network.from_pretrained(folder, output_loading_info=True)
-    except (OSError, ValueError, SafetensorError) as error:
-        what = " ".join(str(error).split())[:300]
-        raise UserError(f"{folder}: its files are missing or damaged: {what}") from None
-    if lacking := sorted({*found["missing_keys"], *(str(one) for one in found["mismatched_keys"])}):
-        raise UserError(f"{folder}: {len(lacking)} tensors are missing or of another shape, e.g. {lacking[0]}")
+        loaded, found = network.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
+    except Exception as error:  # diffusers, transformers, safetensors and torch raise several unrelated kinds
+        raise UserError(f"{folder}: its files are missing or damaged: {_line(error)}") from None
+    odd = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+    if odd:
+        raise UserError(f"{folder}: {len(odd)} tensors are missing or of another shape, e.g. {odd[0]}")
     return loaded
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -126,8 +126,8 @@ def train(
         images, captions, chosen = _batch(candidates, share, training, seed, step, accelerator)
         with accelerator.autocast():
             loss = objective(images, captions, chosen)
-        if not math.isfinite(float(loss.detach())):
-            raise UserError(f"frm: loss {float(loss.detach())} at step {step}; lower frm.reward.lr and frm.heldout.lr")
+        if not math.isfinite(figure := float(loss.detach())):
+            raise UserError(f"the reward's loss is {figure} at step {step}; lower its lr (frm.reward or frm.heldout)")
         optimizer.zero_grad()
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(objective.parameters(), training.max_grad_norm)

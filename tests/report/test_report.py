@@ -52,6 +52,14 @@ def test_the_same_data_gives_the_same_bytes(run, page, monkeypatch):
     assert (run / "data/report/report.html").read_text() == page
 
 
+def test_what_was_tuned_is_said_beside_scores_and_evidence(page):
+    for note, after in (
+        ("These recipes were tuned on val.", "<h2>Scores"),
+        ("These pairs were in view.", "Does the reward"),
+    ):
+        assert page.index(after) < page.index(note)
+
+
 def test_bad_news_comes_first(page):
     lead = re.search(r'<p class="lead">(.*?)</p>', page, re.S).group(1)
     assert "worse than the untouched input on identity" in lead.replace("Worse", "worse")

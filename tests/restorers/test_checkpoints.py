@@ -412,6 +412,14 @@ WRONG: dict[str, tuple[Callable[[Zoo, Path], Files], str]] = {
         lambda z, t: Files(folder(t, "text_encoder/model.safetensors", drop_one), None, None, None),
         r"text_encoder: 1 tensors are missing or of another shape, e\.g\. ",
     ),
+    "a folder's tensor of another shape": (
+        lambda z, t: Files(folder(t, "text_encoder/model.safetensors", widen_one), None, None, None),
+        r"text_encoder: 1 tensors are missing or of another shape, e\.g\. ",
+    ),
+    "a folder's config missing": (
+        lambda z, t: Files(folder(t, "vae/config.json", Path.unlink), None, None, None),
+        r"a config of vae or scheduler is missing or damaged",
+    ),
     "osediff's entry missing": (
         lambda z, t: Files(z.files.stable_diffusion, None, None, written({"rank_unet": 4, "rank_vae": 4}, t / "x.pkl")),
         r"x\.pkl: has no vae_lora_encoder_modules; it must be OSEDiff's adapters",
@@ -453,6 +461,12 @@ def folder(place: Path, file: str, spoil: Callable[[Path], object]) -> Path:
 
 def cut_file(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
+
+
+def widen_one(path: Path) -> None:
+    tensors = load_file(path)
+    name = max(tensors)
+    save_file(tensors | {name: torch.zeros(3, *tensors[name].shape)}, path, metadata={"format": "pt"})
 
 
 def drop_one(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The noise schedule's closed forms against diffusers' schedulers and method.md's numbers."""
+"""The noise schedule's closed forms against diffusers' schedulers and SD 2.1's known numbers."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_a_loss_that_is_no_number_is_an_error_not_a_model(
 ) -> None:
     original = training.preference_loss
     monkeypatch.setattr(training, "preference_loss", lambda *args: original(*args) * float("nan"))
-    with pytest.raises(UserError, match=r"frm: loss nan at step 0; lower frm\.reward\.lr and frm\.heldout\.lr"):
+    with pytest.raises(UserError, match=r"loss is nan at step 0; lower its lr"):
         run(candidates, pairs, tmp_path)
 
 
