@@ -273,7 +273,7 @@ def test_what_a_run_lacks_leaves_no_trace_and_what_it_has_is_shown(tmp_path, pag
     assert re.search(r"DiffBIR · ReFL \(full\)</th><td>0.123</td><td>0.111 … 0.135</td>", section)
     write_run(tmp_path, 20, size=32, with_further=False)
     monkeypatch.chdir(tmp_path)
-    bare = render(gather(Inputs(tmp_path), ReportParams(**REPORT)))
+    bare = render(gather(Inputs(tmp_path), ReportParams(**REPORT | {"notes": {}})))
     assert 'id="further"' not in bare
     assert "#further" not in bare
 
