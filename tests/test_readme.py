@@ -72,12 +72,18 @@ def test_the_numbers_in_the_text_are_those_of_the_metrics() -> None:
     def share(value: float) -> str:
         return f"{100 * value:.1f} %"
 
+    def signed(value: float, digits: int = 4) -> str:
+        return f"{value:+.{digits}f}".replace("-", "−")
+
+    def delta(entry: dict[str, Any]) -> str:
+        return f"{signed(entry['delta'])} [{signed(entry['ci95'][0])}, {signed(entry['ci95'][1])}]"
+
     def with_interval(entry: dict[str, Any]) -> str:
         low, high = (f"{100 * value:.1f}" for value in entry["ci95"])
         return f"{share(entry['accuracy'])} [{low}, {high}]"
 
     def points(entry: dict[str, Any], unit: str = "") -> str:
-        mean, low, high = (f"{100 * value:+.1f}".replace("-", "−") for value in (entry["mean"], *entry["ci95"]))
+        mean, low, high = (signed(100 * value, 1) for value in (entry["mean"], *entry["ci95"]))
         return f"{mean}{unit} [{low}, {high}]"
 
     frm, svm = metrics["frm"], metrics["svm"]
@@ -92,66 +98,77 @@ def test_the_numbers_in_the_text_are_those_of_the_metrics() -> None:
     assert rival in text
     for one in (blind, frm["svm"]):
         assert one["frm_minus"]["ci95"][0] < 0 < one["frm_minus"]["ci95"][1]
-    blurred, swapped = (frm["heldout"]["robustness"][harm]["reward"] for harm in ("blur", "identity_swap"))
-    assert blurred[1] > blurred[0] > blurred[-1], "the README says that it likes a light blur alone"
-    assert swapped[1] > swapped[0], "the README says that it likes another's inner face"
-    chance = metrics["benchmark"]["impostor"]["id_dlib"]
-    assert f"{chance['mean']:.3f} apart on average, 5th percentile {chance['p5']:.3f}" in text
+    for model in (frm, frm["heldout"]):
+        blurred, swapped = (model["robustness"][harm]["reward"] for harm in ("blur", "identity_swap"))
+        assert blurred[1] > blurred[0], "the README says that a light blur is not punished"
+        assert swapped[1] > swapped[0], "the README says that another's inner face is not punished"
+    alone = frm["single_features"]["reference"]
+    assert (
+        f"on the {frm['headline']['n']} pairs SSIM alone agrees with them on {share(alone['ssim']['accuracy'])}" in text
+    )
+    assert f"PSNR on {share(alone['psnr']['accuracy'])}" in text
+    assert alone["stlpips_alex"]["higher_is_better"] is True  # the farther one is preferred
+    assert f"*farther* from the original on {share(alone['stlpips_alex']['accuracy'])}" in text
     learnt = {one["share"]: one for one in metrics["frm_learning"]["shares"]}
     for part, said in (
         (0.25, "give {}, and {} with the labels"),
         (0.5, "half of the faces {} and {}"),
         (1.0, "all {} and {}"),
     ):
-        alone, both = (share(learnt[part][labels]["accuracy"]) for labels in ("votes", "votes+svm"))
-        assert said.format(alone, both) in text
+        votes, both = (share(learnt[part][labels]["accuracy"]) for labels in ("votes", "votes+svm"))
+        assert said.format(votes, both) in text
         assert points(learnt[part]["gain"]) in text
-        assert learnt[part]["gain"]["ci95"][0] > 0
+        assert (learnt[part]["gain"]["ci95"][0] > 0) == (part < 1), "where votes are few, says the README"
     fit = svm["out_of_fold"]
     assert f"its answers are right on {share(fit['accuracy_answered'])}, less than its target" in text
     assert fit["target_reached"] is False
-    alone = frm["single_features"]["reference"]
-    assert f"SSIM alone agrees with them on {share(alone['ssim']['accuracy'])}, PSNR on" in text
-    assert f"PSNR on {share(alone['psnr']['accuracy'])}" in text
-    assert alone["stlpips_alex"]["higher_is_better"] is True  # the farther one is preferred
-    assert f"*farther* from the original on {share(alone['stlpips_alex']['accuracy'])}" in text
     assert f"it is right on {with_interval(svm)} of its answers at {share(svm['coverage'])} coverage" in text
 
-    comparisons = metrics["benchmark"]["comparisons"]["test"]
-    judged = {pair: {r: comparisons[r][pair]["reward_heldout"] for r in comparisons} for pair in comparisons["diffbir"]}
-    added = judged["full-no_reward"]
-    adds = {r: f"{entry['delta']:+.4f}" for r, entry in added.items()}
-    assert f"surely over these faces ({adds['diffbir']} and {adds['gfpgan']})" in text
-    assert added["diffbir"]["better"]
-    assert added["gfpgan"]["better"]
-    none = f"{adds['osediff']} [{added['osediff']['ci95'][0]:+.4f}, {added['osediff']['ci95'][1]:+.4f}]".replace(
-        "-", "−"
+    benchmark = metrics["benchmark"]
+    chance, scores = benchmark["impostor"]["id_dlib"], benchmark["scores"]["test"]
+    assert f"{chance['mean']:.3f} apart on average, 5th percentile {chance['p5']:.3f}" in text
+    comparisons = benchmark["comparisons"]["test"]
+    base, added, lq = (
+        {r: one[name] for r, one in comparisons.items()} for name in ("full-base", "full-no_reward", "full-lq")
     )
-    assert f"and nothing for OSEDiff ({none})" in text
-    own = comparisons["osediff"]["full-no_reward"]["reward_frm"]
-    assert f"OSEDiff's own reward rises by {own['delta']:.3f} over `no_reward`" in text
-    for metric in ("id_dlib", "lmd_68"):
-        entries = [comparisons[r]["full-no_reward"][metric] for r in comparisons]
-        assert not any(entry["better"] or entry["worse"] for entry in entries), "nothing measurable for any"
-    against = {r: f"{entry['delta']:+.4f}".replace("-", "−") for r, entry in judged["full-base"].items()}
-    assert f"rises for DiffBIR and GFPGAN** ({against['diffbir']} and {against['gfpgan']})" in text
-    assert f"*falls* for OSEDiff ({against['osediff']})" in text
-    alex = {r: share(abs(comparisons[r]["full-base"]["stlpips_alex"]["relative"])) for r in comparisons}
+    assert not any(one["id_dlib"]["better"] for one in lq.values()), "no restorer beats the untouched LQ"
+    assert f"DiffBIR is {share(lq['diffbir']['id_dlib']['relative'])} worse" in text
+    assert [r for r, one in lq.items() if one["id_dlib"]["worse"]] == ["diffbir"]
+    for restorer, name in {"diffbir": "DiffBIR", "osediff": "OSEDiff", "gfpgan": "GFPGAN"}.items():
+        measured = [base[restorer][metric] for metric in ("lmd_68", "stlpips_vgg")]
+        assert all(entry["better"] for entry in measured)
+        assert f"{name}: {' and '.join(share(-entry['relative']) for entry in measured)}" in text
+        steps = (ROOT / f"plots/refl/{restorer}-more_base.csv").read_text().splitlines()[-1].partition(",")[0]
+        assert f"{int(steps):,}" in text.partition("ReFL costs as much as")[2].partition("denoiser had")[0]
+    assert [r for r in base if base[r]["id_dlib"]["better"]] == ["gfpgan"]
+    assert f"surely better for GFPGAN alone** ({share(-base['gfpgan']['id_dlib']['relative'])})" in text
+    assert (
+        f"for DiffBIR ({delta(base['diffbir']['id_dlib'])}) and OSEDiff ({delta(base['osediff']['id_dlib'])})" in text
+    )
+    alex = {r: share(abs(base[r]["stlpips_alex"]["relative"])) for r in base}
     assert (
         f"DiffBIR gains {alex['diffbir']}, OSEDiff {alex['osediff']}, and GFPGAN gets {alex['gfpgan']} *worse*" in text
     )
-    spread = metrics["benchmark"]["diversity"]["test"]["scores"]
-    less = {r: 100 * (1 - spread[r]["refl"]["mean"] / spread[r]["base"]["mean"]) for r in spread}
-    assert f"by {less['diffbir']:.0f} % less" in text
-    assert f"and {less['gfpgan']:.0f} % less for GFPGAN" in text
-    assert f"(OSEDiff: {-less['osediff']:.0f} % more)" in text
-
-    against_base = text.partition("**ReFL against its base:")[2].partition("The aim of 15 %")[0]
-    for restorer, name in {"diffbir": "DiffBIR", "osediff": "OSEDiff", "gfpgan": "GFPGAN"}.items():
-        change = metrics["benchmark"]["comparisons"]["test"][restorer]["full-base"]
-        said = against_base.partition(f"{name}: ")[2].partition(";")[0]
-        measured = [change[metric] for metric in ("id_dlib", "lmd_68", "stlpips_vgg")]
-        assert all(entry["better"] for entry in measured)
-        assert re.findall(r"[\d.]+ %", said) == [share(-entry["relative"]) for entry in measured]
-        steps = (ROOT / f"plots/refl/{restorer}-more_base.csv").read_text().splitlines()[-1].partition(",")[0]
-        assert f"{int(steps):,}" in text.partition("ReFL's compute equals")[2].partition("holds for")[0]
+    judged = {r: one["reward_heldout"] for r, one in added.items()}
+    assert all(one["better"] for one in judged.values())
+    adds = [signed(judged[r]["delta"]) for r in ("diffbir", "osediff", "gfpgan")]
+    assert f"for all three ({adds[0]}, {adds[1]} and {adds[2]} for DiffBIR, OSEDiff and GFPGAN)" in text
+    assert f"a trace for DiffBIR ({delta(added['diffbir']['id_dlib'])})" in text
+    assert f"costs one for GFPGAN ({delta(added['gfpgan']['id_dlib'])})" in text
+    assert not any(one["lmd_68"]["better"] or one["lmd_68"]["worse"] for one in added.values())
+    own = added["osediff"]["reward_frm"]["delta"]
+    assert f"own reward rises by {own:.3f}, the held-out one by {judged['osediff']['delta']:.3f}" in text
+    held_out = {r: one["reward_heldout"] for r, one in base.items()}
+    assert [(one["better"], one["worse"]) for one in held_out.values()] == [
+        (False, False),
+        (False, True),
+        (False, False),
+    ]
+    assert f"*falls* for OSEDiff ({signed(held_out['osediff']['delta'])})" in text
+    rewards = [scores["lq"]["base"], scores["diffbir"]["base"], scores["hq"]["base"]]
+    untouched, restored, original = (f"{one['reward_heldout']['mean']:.4f}" for one in rewards)
+    assert f"the untouched LQ ({untouched}) more than DiffBIR's base ({restored}; originals: {original})" in text
+    spread = benchmark["diversity"]["test"]["scores"]
+    less = {r: f"{100 * (1 - spread[r]['refl']['mean'] / spread[r]['base']['mean']):.0f} % less" for r in spread}
+    assert f"by {less['diffbir']} after ReFL than before for DiffBIR and {less['gfpgan']} for GFPGAN" in text
+    assert f"(OSEDiff: {less['osediff']})" in text
