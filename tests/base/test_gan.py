@@ -142,9 +142,12 @@ def test_the_discriminator_is_taken_up_again(tmp_path: Path) -> None:
 
 
 def test_a_discriminator_that_halves_the_side_too_often_is_refused(tmp_path: Path) -> None:
-    deep = {"channels": [4] * 7, "learning_rate": 1e-3, "r1": 1.0}
+    deep = params().model_copy(
+        update={"discriminator": DiscriminatorParams(channels=[4] * 7, learning_rate=1e-3, r1=1.0)}
+    )
+    faces, val = tiny.dataset("train", 6, SIZE), tiny.dataset("val", 3, SIZE)
     with pytest.raises(UserError, match=r"gan\.discriminator\.channels: .*too many for 32 px"):
-        train(tmp_path, discriminator=deep)
+        train_gfpgan(deep, 0, SIZE, faces, val, tmp_path / "out", tmp_path / "scratch", torch.device("cpu"))
 
 
 def test_only_train_faces_are_accepted(tmp_path: Path) -> None:

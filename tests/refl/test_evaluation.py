@@ -28,7 +28,7 @@ def test_an_evaluation_reports_both_rewards_beside_those_of_the_originals_and_sh
     assert watch.impostor["id_dlib"]["p5"] <= watch.impostor["id_dlib"]["mean"]
     of_hq = frm.score(dataset.hq[:4], dataset.captions[:4], 4)  # type: ignore[index]
     assert seen.figures["val_reward_hq"] == pytest.approx(np.mean(of_hq), rel=1e-5)
-    of_output = heldout.score(watch.restore(restorer), ["a face"] * 4, 4)
+    of_output = heldout.score(watch.restore(restorer), list(watch.captions), 4)
     assert seen.figures["val_reward_heldout"] == pytest.approx(np.mean(of_output), rel=1e-5)
     rows = [dataset.lq[:2], watch.restore(restorer)[:2], dataset.hq[:2]]  # type: ignore[index]
     assert seen.picture is not None
