@@ -18,6 +18,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -145,6 +146,7 @@ def trainer(published: bool, device: str, steps: int, window: int = 1, **changes
     if device == "meta":
         made.autocast = contextlib.nullcontext  # type: ignore[assignment]
         made.lowpass.forward = lambda images: made.lowpass.transform(images)[0]  # type: ignore[method-assign]
+        _texts_on_meta(restorer.denoiser.text)
     return made
 
 
@@ -181,6 +183,12 @@ def _counted(published: bool, steps: int, renoise: int, warm: bool) -> int:
             one.loss.backward()
 
     return count_flops(micro_step)
+
+
+def _texts_on_meta(text: PromptEncoder) -> None:
+    """Keep features of prompts where they are computed, for the reason that `_on_meta` gives; only shapes count."""
+    tokens = torch.zeros(1, text.length, dtype=torch.long, device="meta")
+    text._cached = lru_cache(lambda prompt: text.text_model(tokens).last_hidden_state[0])
 
 
 def _on_meta(cache: PerFace, recompute: bool) -> None:
