@@ -97,8 +97,10 @@ def _late_problems() -> list[str]:
     size, base, gan = value("image_size"), load("base", BaseParams), load("gan", GanParams)
     if base.vae and base.unet and size % (cell := base.vae.block * 2 ** (len(base.unet.block_out_channels) - 1)):
         problems.append(f"image_size: {size} px can't be halved as base.vae.block and base.unet do, by {cell} in all")
-    if 2 ** len(gan.discriminator.channels) > size:
-        problems.append(f"gan.discriminator.channels: each of them halves the side, too many for {size} px")
+    try:
+        gan.discriminator.fit(size)
+    except UserError as error:
+        problems.append(str(error))
     for name, setting in load("restore", RestoreParams).settings.items():
         if setting.restorer not in (*RESTORERS, External.kind):
             problems.append(f"restore.settings.{name}.restorer: unknown restorer `{setting.restorer}`")

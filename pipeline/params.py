@@ -23,6 +23,11 @@ class UserError(Exception):
     """A mistake that the user can mend: its message names the file, what is wrong and what to do."""
 
 
+def one_line(error: Exception) -> str:
+    """What a library's error says, for a message of ours that quotes it: one line, its first 300 characters."""
+    return " ".join(str(error).split())[:300]
+
+
 class Params(BaseModel):
     """Base of every group's model: unknown keys and wrong types are errors, values can't change."""
 
@@ -62,7 +67,7 @@ def read(path: Path | None = None) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path.resolve()} is missing; run from the project root or copy a file of profiles/") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not valid YAML: {one_line(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must be a mapping of groups, not {type(content).__name__}")
     if unknown := sorted(map(str, set(content) - GROUPS)):

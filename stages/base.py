@@ -18,6 +18,7 @@ from pipeline.scratch import key
 
 FACES, DEGRADED, OUT = Path("data/faces"), Path("data/degraded"), Path("data/base")
 METRICS, CURVE = Path("metrics/base.json"), Path("plots/base.csv")
+SCRATCH = Path(".scratch/base")
 
 
 @stage
@@ -30,9 +31,11 @@ def main() -> None:
         restorers, rows = import_base(params, seed, size, val, OUT, device())
     else:
         train = from_tables(FACES, DEGRADED, "train")
-        scratch = Path(".scratch/base") / key(params, seed, size, FACES, DEGRADED)
-        diffbir, first = train_diffbir(params, seed, size, train, val, OUT, scratch, device())
-        osediff, second = train_osediff(params, seed, size, train, val, OUT, scratch, device())
+        # a change of OSEDiff's recipe takes DiffBIR's finished training up again
+        of_diffbir, data = params.model_dump_json(exclude={"osediff"}), (seed, size, FACES, DEGRADED)
+        first_scratch, second_scratch = SCRATCH / key(of_diffbir, *data), SCRATCH / key(params, *data)
+        diffbir, first = train_diffbir(params, seed, size, train, val, OUT, first_scratch, device())
+        osediff, second = train_osediff(params, seed, size, train, val, OUT, second_scratch, device())
         restorers, rows = {"diffbir": diffbir, "osediff": osediff}, first + second
         curve = rows
     write_text(CURVE, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))

@@ -1,9 +1,11 @@
-"""What the base restorers minimise: the diffusion objective under controls (DiffBIR), latent distance (OSEDiff)."""
+"""What the base restorers minimise: the diffusion objective under controls (DiffBIR), distance to the HQ (OSEDiff)."""
 
 from __future__ import annotations
 
 import torch
 
+from pipeline.base.params import OsediffParams
+from pipeline.metrics.perceptual import PerceptualDistance
 from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.osediff import OSEDiff
 from pipeline.restorers.schedule import training_target
@@ -46,17 +48,50 @@ def diffbir_loss(
     return loss
 
 
-def osediff_loss(restorer: OSEDiff, images: Images, size: int, prompt_dropout: float, *seed: object) -> Loss:
-    """mean((x0 − z(HQ))²) on batch n, from a posterior sample of the LQ."""
+class OsediffObjective:
+    """The base objective of one OSEDiff, for training and for validation.
 
-    def loss(step: int) -> torch.Tensor:
-        denoiser = restorer.denoiser
-        hq, lq, prompts, rng = drawn_batch(images, size, step, prompt_dropout, denoiser.device, *seed)
-        noise = torch.randn((size, *denoiser.latent_shape(hq)), generator=rng).to(denoiser.device)
-        x0 = restorer.x0(restorer.encode_sample(lq, noise), restorer.encode_prompts(prompts))
-        return (x0 - denoiser.encode(hq)).square().mean()
+    latents · mean((x0 − z(HQ))²) + perceptual · ST-LPIPS(decode(x0), HQ): Wu et al. 2024, with the distance of latents
+    for that of pixels and without their variational score distillation, which trains a second denoiser.
+    """
 
-    return loss
+    def __init__(self, restorer: OSEDiff, params: OsediffParams) -> None:
+        self.restorer, self.weights = restorer, params.weights
+        self.perceptual = (
+            PerceptualDistance(params.perceptual_net, restorer.denoiser.device) if params.weights.perceptual else None
+        )
+
+    def distance(self, x0: torch.Tensor, hq: torch.Tensor) -> torch.Tensor:
+        """The weighted sum [N] for latents x0 of the images `hq`."""
+        denoiser = self.restorer.denoiser
+        total = self.weights.latents * (x0 - denoiser.encode(hq)).square().mean(dim=(1, 2, 3))
+        if self.perceptual:
+            total = total + self.weights.perceptual * self.perceptual(hq, denoiser.decode(x0))
+        return total
+
+    def loss(self, images: Images, size: int, prompt_dropout: float, *seed: object) -> Loss:
+        """The mean distance on batch n, from a posterior sample of the LQ."""
+        restorer = self.restorer
+
+        def loss(step: int) -> torch.Tensor:
+            denoiser = restorer.denoiser
+            hq, lq, prompts, rng = drawn_batch(images, size, step, prompt_dropout, denoiser.device, *seed)
+            noise = torch.randn((size, *denoiser.latent_shape(hq)), generator=rng).to(denoiser.device)
+            x0 = restorer.x0(restorer.encode_sample(lq, noise), restorer.encode_prompts(prompts))
+            return self.distance(x0, hq).mean()
+
+        return loss
+
+    @torch.no_grad()
+    def validation(self, images: Images, batch: int) -> float:
+        """Mean distance on held-out faces, from the mode of the LQ's latents."""
+        restorer, total = self.restorer, 0.0
+        for start in range(0, len(images.ids), batch):
+            rows = range(start, min(start + batch, len(images.ids)))
+            hq, lq = (side.to(restorer.denoiser.device) for side in images.pick(rows, [False] * len(rows)))
+            prompts = restorer.encode_prompts([images.captions[row] for row in rows])
+            total += float(self.distance(restorer.x0(restorer.condition(lq), prompts), hq).sum())
+        return total / len(images.ids)
 
 
 @torch.no_grad()
@@ -73,17 +108,4 @@ def diffbir_validation(restorer: DiffBIR, images: Images, batch: int, seed: int)
         noise = noise_like_ids(ids, restorer.denoiser.latent_shape(hq), seed, "base-validation").to(device)
         prompts = [images.captions[row] for row in rows]
         total += float(denoising_loss(restorer, hq, lq, prompts, timestep, noise, True)) * len(rows)
-    return total / len(images.ids)
-
-
-@torch.no_grad()
-def osediff_validation(restorer: OSEDiff, images: Images, batch: int, seed: int) -> float:
-    """Mean squared latent distance to the HQ on held-out faces."""
-    total = 0.0
-    for start in range(0, len(images.ids), batch):
-        rows = range(start, min(start + batch, len(images.ids)))
-        hq, lq = (side.to(restorer.denoiser.device) for side in images.pick(rows, [False] * len(rows)))
-        prompts = restorer.encode_prompts([images.captions[row] for row in rows])
-        x0 = restorer.x0(restorer.condition(lq), prompts)
-        total += float((x0 - restorer.denoiser.encode(hq)).square().mean()) * len(rows)
     return total / len(images.ids)

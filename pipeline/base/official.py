@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.base.measure import Rows
-from pipeline.base.objectives import diffbir_validation, osediff_validation
+from pipeline.base.objectives import OsediffObjective, diffbir_validation
 from pipeline.base.params import BaseParams
 from pipeline.evaluation.dataset import Dataset
 from pipeline.restorers.checkpoints import Files, Settings, import_weights
@@ -46,7 +46,7 @@ def import_base(
     osediff = load_osediff(out / "osediff", _config(out / "osediff"), load_denoiser(source, device), source)
     losses = {
         "diffbir": diffbir_validation(diffbir, images, params.validation_batch, seed),
-        "osediff": osediff_validation(osediff, images, params.validation_batch, seed),
+        "osediff": OsediffObjective(osediff, params.osediff).validation(images, params.validation_batch),
     }
     rows = [{"restorer": name, "step": None, "train_loss": None, "val_loss": loss} for name, loss in losses.items()]
     return {"diffbir": diffbir, "osediff": osediff}, rows

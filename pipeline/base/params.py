@@ -63,11 +63,20 @@ class DiffbirParams(Params):
     train: TrainParams
 
 
+class OsediffWeightParams(Params):
+    """Weights of OSEDiff's losses. Official: pixels' squared distance 1 and LPIPS 2, beside a distillation."""
+
+    latents: float = Field(ge=0)
+    perceptual: float = Field(ge=0)
+
+
 class OsediffParams(Params):
     """OSEDiff: LoRA over the frozen denoiser, one step."""
 
     timestep: int = Field(ge=1, le=999)
     rank: int = Field(ge=1)
+    weights: OsediffWeightParams
+    perceptual_net: Literal["alex", "vgg"]  # of ST-LPIPS
     train: TrainParams
 
 

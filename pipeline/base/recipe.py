@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline.base.fit import fit
 from pipeline.base.measure import Rows
-from pipeline.base.objectives import diffbir_loss, diffbir_validation, osediff_loss, osediff_validation
+from pipeline.base.objectives import OsediffObjective, diffbir_loss, diffbir_validation
 from pipeline.base.params import BaseParams
 from pipeline.evaluation.dataset import Dataset
 from pipeline.restorers.denoiser import load_denoiser, new_denoiser
@@ -67,10 +67,11 @@ def train_osediff(
     restorer = OSEDiff(denoiser, size, settings.timestep, settings.rank, out / "denoiser")
     restorer.start_training()
     images, held_out = images_of(train), images_of(val)
-    loss = osediff_loss(restorer, images, settings.train.batch_size, params.prompt_dropout, seed, "osediff")
+    objective = OsediffObjective(restorer, settings)
+    loss = objective.loss(images, settings.train.batch_size, params.prompt_dropout, seed, "osediff")
 
     def validate() -> float:
-        return osediff_validation(restorer, held_out, params.validation_batch, seed)
+        return objective.validation(held_out, params.validation_batch)
 
     curve = fit(denoiser.unet, loss, validate, settings.train, params.checkpoint_every, scratch, "osediff")
     restorer.save(out / "osediff")

@@ -26,7 +26,7 @@ from pipeline.metrics.embeddings import COMPARED, EMBEDDERS, one_thread
 from pipeline.metrics.frechet import FEATURES, FFHQ
 from pipeline.metrics.perceptual import PerceptualDistance, weights_file
 from pipeline.parallel import CHUNK, SHOWN, map_chunks
-from pipeline.params import UserError
+from pipeline.params import UserError, one_line
 
 BLIND: dict[str, Callable[[Tensor], Tensor]] = {
     "sharpness": signal.sharpness,
@@ -104,7 +104,7 @@ def _trial(metric: Metric, size: int) -> str:
     except UserError as error:
         return f"{error}; {FETCH.format(name, stored.HUB)}"
     except Exception as error:  # whatever its code raises on such an image, or without its weights
-        return f"pyiqa's {name} does not run on {size} px here: {' '.join(str(error).split())[:200]}"
+        return f"pyiqa's {name} does not run on {size} px here: {one_line(error)}"
     if not np.isfinite(values).all() or values[0] == values[1]:
         return f"pyiqa's {name} gives {values[0]:g} for a texture of {size} px and {values[1]:g} for it blurred"
     if metric.needs == "reference" and (values[0] > values[1]) != metric.higher_is_better:

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from pipeline.base.fit import fit
 from pipeline.base.gan import GanObjective, GanParams
-from pipeline.base.objectives import diffbir_loss, diffbir_validation, osediff_loss, osediff_validation
+from pipeline.base.objectives import OsediffObjective, diffbir_loss, diffbir_validation
 from pipeline.base.params import BaseParams, TrainParams
 from pipeline.refl.loop import Curve
 from pipeline.refl.params import VARIANTS, ReflParams
@@ -58,10 +58,11 @@ def continued(
             base.checkpoint_every,
             {},
         )
+    one_step = OsediffObjective(restorer, base.osediff)
     return Continued(
         base.osediff.train,
-        lambda recipe: osediff_loss(restorer, train, recipe.batch_size, prompts, *key),
-        lambda: osediff_validation(restorer, val, batch, seed),
+        lambda recipe: one_step.loss(train, recipe.batch_size, prompts, *key),
+        lambda: one_step.validation(val, batch),
         base.checkpoint_every,
         {},
     )

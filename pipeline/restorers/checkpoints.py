@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.params import UserError
+from pipeline.params import UserError, one_line
 from pipeline.restorers.cleaner import Cleaner, cleaner_from
 from pipeline.restorers.denoiser import Denoiser, load_denoiser
 from pipeline.restorers.diffbir import DiffBIR
@@ -139,7 +139,7 @@ def import_osediff(path: Path, denoiser: Denoiser, settings: Settings, source: P
         put_adapters(unet, targets, content["rank_unet"], OSEDIFF_ALPHA)
         put_adapters(vae, {ENCODER: list(content["vae_lora_encoder_modules"])}, content["rank_vae"], OSEDIFF_ALPHA)
     except ValueError as error:  # peft: no such layer
-        raise UserError(f"{path}: made for another network: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: made for another network: {one_line(error)}") from None
     _copy(unet, content["state_dict_unet"], path)
     _copy(vae, content["state_dict_vae"], path)
     vae.disable_adapters()
@@ -242,11 +242,9 @@ def _open(path: Path, kind: str) -> Any:
         with torch.serialization.safe_globals(named):  # type: ignore[arg-type]
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        told = " ".join(str(error).split())
         raise UserError(
             f"{path}: can't be read as tensors alone: truncated, not a torch file, or with code inside, which we don't "
-            f"run (then convert it to .safetensors); torch says: {told[:160]}"
+            f"run (then convert it to .safetensors); torch says: {one_line(error)}"
         ) from None
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        told = " ".join(str(error).split())
-        raise UserError(f"{path}: truncated or no weights file ({told[:160]}); fetch it again") from None
+        raise UserError(f"{path}: truncated or no weights file ({one_line(error)}); fetch it again") from None

@@ -12,7 +12,7 @@ from diffusers import ControlNetModel
 from safetensors import SafetensorError
 
 from pipeline import tables
-from pipeline.params import UserError, read
+from pipeline.params import UserError, one_line, read
 from pipeline.report.text import label_sentence
 from pipeline.restorers.card import Facts, card
 from pipeline.restorers.checkpoints import (
@@ -39,8 +39,7 @@ def open_saved(folder: Path, where: torch.device) -> BaseRestorer:
     except torch.OutOfMemoryError:
         raise UserError(f"{folder}: does not fit into the memory of {where}; use --device cpu") from None
     except (OSError, SafetensorError, RuntimeError) as error:  # diffusers, safetensors and torch on a file's trouble
-        what = " ".join(str(error).split())[:300]
-        raise UserError(f"{folder}: can't be loaded ({what}); name another model") from None
+        raise UserError(f"{folder}: can't be loaded ({one_line(error)}); name another model") from None
 
 
 weights_app = typer.Typer(no_args_is_help=True, help="Official weights in, trained weights out.")

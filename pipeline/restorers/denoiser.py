@@ -20,7 +20,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from pipeline.params import UserError
+from pipeline.params import UserError, one_line
 from pipeline.restorers.autoencoder import PixelUnshuffleAutoencoder
 from pipeline.restorers.schedule import output_gain, sd21_scheduler, split_prediction
 
@@ -131,7 +131,7 @@ def new_denoiser(unet: dict[str, Any], vae: dict[str, Any], text: dict[str, Any]
             in_channels=channels, out_channels=channels, cross_attention_dim=text_config.hidden_size, **unet
         )
     except Exception as error:  # the two libraries' checks of their arguments raise several unrelated kinds
-        raise UserError(f"base.{part}: no such network can be built: {_line(error)}") from None
+        raise UserError(f"base.{part}: no such network can be built: {one_line(error)}") from None
     return Denoiser(network, autoencoder, PromptEncoder(CLIPTextModel(text_config)), sd21_scheduler(prediction_type))
 
 
@@ -153,7 +153,7 @@ def load_denoiser(folder: Path, device: torch.device) -> Denoiser:
         kind = json.loads((folder / "vae" / "config.json").read_text())["_class_name"]
         scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: a config of vae or scheduler is missing or damaged: {_line(error)}") from None
+        raise UserError(f"{folder}: a config of vae or scheduler is missing or damaged: {one_line(error)}") from None
     if kind == "PixelUnshuffleAutoencoder":  # has no weights, which from_pretrained would miss
         vae = PixelUnshuffleAutoencoder.from_config(PixelUnshuffleAutoencoder.load_config(folder / "vae"))
     else:
@@ -169,12 +169,8 @@ def _whole(network: Any, folder: Path) -> Any:
     try:
         loaded, found = network.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
     except Exception as error:  # diffusers, transformers, safetensors and torch raise several unrelated kinds
-        raise UserError(f"{folder}: its files are missing or damaged: {_line(error)}") from None
+        raise UserError(f"{folder}: its files are missing or damaged: {one_line(error)}") from None
     odd = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
     if odd:
         raise UserError(f"{folder}: {len(odd)} tensors are missing or of another shape, e.g. {odd[0]}")
     return loaded
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

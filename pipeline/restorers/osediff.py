@@ -18,7 +18,7 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.params import UserError
+from pipeline.params import UserError, one_line
 from pipeline.restorers.denoiser import Denoiser
 from pipeline.restorers.hooks import Outputs, drift
 from pipeline.restorers.protocol import Prediction, Rollout, RolloutSettings
@@ -259,7 +259,7 @@ def _put_saved(
         targets = {adapter: sorted({name.split(".lora_")[0] for name in state}) for adapter, state in states.items()}
         put_adapters(network, targets, rank, alpha)
     except ValueError as error:  # peft: no such layer
-        raise UserError(f"{file}: its adapters are another network's: {' '.join(str(error).split())}") from None
+        raise UserError(f"{file}: its adapters are another network's: {one_line(error)}") from None
     for adapter, state in states.items():
         if odd := sorted(get_peft_model_state_dict(network, adapter_name=adapter).keys() ^ state.keys()):
             raise UserError(f"{file}: {adapter} is not whole or another network's, e.g. {odd[0]}")

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.images import Pixels, to_tensor
-from pipeline.params import UserError, validate
+from pipeline.params import UserError, one_line, validate
 from pipeline.reward.params import Architecture, RewardConfig
 from pipeline.runtime import atomic, write_json
 
@@ -63,8 +63,7 @@ class FaceRewardModel(nn.Module):
         try:
             clip = CLIP(**arguments)
         except (ValueError, RuntimeError, TypeError, AssertionError, ZeroDivisionError) as error:  # the libraries' own
-            what = " ".join(str(error).split())[:300]
-            raise UserError(f"frm.*.architecture: no such network can be built: {what}") from None
+            raise UserError(f"frm.*.architecture: no such network can be built: {one_line(error)}") from None
         return cls(clip, config)
 
     @classmethod

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from pipeline.base.fit import fit, flattening
-from pipeline.base.objectives import denoising_loss, diffbir_loss, osediff_loss
-from pipeline.base.params import TrainParams
+from pipeline.base.objectives import OsediffObjective, denoising_loss, diffbir_loss
+from pipeline.base.params import OsediffParams, TrainParams
+from pipeline.metrics.perceptual import PerceptualDistance
 from pipeline.params import UserError
 from pipeline.restorers.denoiser import new_denoiser
 from pipeline.training import batch_indices, images_of
@@ -25,6 +26,11 @@ TRAIN = TrainParams(
     ema_decay=0.9,
     validate_every=3,
 )
+
+
+def osediff_params(latents: float, perceptual: float) -> OsediffParams:
+    weights = {"latents": latents, "perceptual": perceptual}
+    return OsediffParams(timestep=249, rank=2, weights=weights, perceptual_net="alex", train=TRAIN)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -65,15 +71,40 @@ def test_a_perfect_denoiser_has_no_loss(prediction_type: str, monkeypatch: pytes
     assert float(denoising_loss(restorer, hq, lq, ["", ""], timestep, noise, True)) == pytest.approx(0, abs=1e-10)
 
 
+def test_osediff_minimises_distances_of_latents_and_of_pictures() -> None:
+    restorer = tiny.osediff()
+    hq, _ = images_of(tiny.dataset(size=64)).pick([0, 1], [False, False])
+    x0 = restorer.denoiser.encode(hq)
+    x0 = x0 + 0.1 * torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
+    both = OsediffObjective(restorer, osediff_params(3.0, 0.5)).distance(x0, hq)
+    latents = ((x0 - restorer.denoiser.encode(hq)) ** 2).flatten(1).mean(dim=1)
+    perceptual = PerceptualDistance("alex")(hq, restorer.denoiser.decode(x0))
+    assert perceptual.min() > 0
+    torch.testing.assert_close(both, 3 * latents + 0.5 * perceptual)
+    alone = OsediffObjective(restorer, osediff_params(3.0, 0.0))
+    assert alone.perceptual is None, "a network whose result counts nothing does not run"
+    torch.testing.assert_close(alone.distance(x0, hq), 3 * latents)
+
+
+def test_osediffs_validation_loss_is_its_mean_distance() -> None:
+    restorer, faces = tiny.osediff(), images_of(tiny.dataset(size=64))
+    objective = OsediffObjective(restorer, osediff_params(1.0, 0.5))
+    hq, lq = faces.pick(range(len(faces.ids)), [False] * len(faces.ids))
+    with torch.no_grad():
+        x0 = restorer.x0(restorer.condition(lq), restorer.encode_prompts(faces.captions))
+        expected = float(objective.distance(x0, hq).mean())
+    assert objective.validation(faces, 3) == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["diffbir", "osediff"])
 def test_training_lowers_the_loss(kind: str, tmp_path: Path) -> None:
-    faces = images_of(tiny.dataset())
+    faces = images_of(tiny.dataset(size=64))
     restorer = tiny.diffbir() if kind == "diffbir" else tiny.osediff()
     restorer.start_training()
     if kind == "diffbir":
         loss = diffbir_loss(restorer, faces, 4, 0.0, 0.5, 0)  # type: ignore[arg-type]
     else:
-        loss = osediff_loss(restorer, faces, 4, 0.5, 0)  # type: ignore[arg-type]
+        loss = OsediffObjective(restorer, osediff_params(1.0, 0.5)).loss(faces, 4, 0.5, 0)  # type: ignore[arg-type]
     before = sum(float(loss(step).detach()) for step in range(8))
     settings = TRAIN.model_copy(update={"steps": 30, "validate_every": 30, "learning_rate": 3e-3})
     fit(restorer.trained(), loss, lambda: 0.0, settings, 100, tmp_path, "x")
