@@ -62,15 +62,15 @@ class OsediffObjective:
         )
 
     def distance(self, x0: torch.Tensor, hq: torch.Tensor) -> torch.Tensor:
-        """The weighted sum [N] for latents x0 of the images `hq`."""
+        """The weighted sum, the mean over a batch of latents x0 of the images `hq`."""
         denoiser = self.restorer.denoiser
-        total = self.weights.latents * (x0 - denoiser.encode(hq)).square().mean(dim=(1, 2, 3))
+        total = self.weights.latents * (x0 - denoiser.encode(hq)).square().mean()
         if self.perceptual:
-            total = total + self.weights.perceptual * self.perceptual(hq, denoiser.decode(x0))
+            total = total + self.weights.perceptual * self.perceptual(hq, denoiser.decode(x0)).mean()
         return total
 
     def loss(self, images: Images, size: int, prompt_dropout: float, *seed: object) -> Loss:
-        """The mean distance on batch n, from a posterior sample of the LQ."""
+        """The distance on batch n, from a posterior sample of the LQ."""
         restorer = self.restorer
 
         def loss(step: int) -> torch.Tensor:
@@ -78,7 +78,7 @@ class OsediffObjective:
             hq, lq, prompts, rng = drawn_batch(images, size, step, prompt_dropout, denoiser.device, *seed)
             noise = torch.randn((size, *denoiser.latent_shape(hq)), generator=rng).to(denoiser.device)
             x0 = restorer.x0(restorer.encode_sample(lq, noise), restorer.encode_prompts(prompts))
-            return self.distance(x0, hq).mean()
+            return self.distance(x0, hq)
 
         return loss
 
@@ -90,7 +90,7 @@ class OsediffObjective:
             rows = range(start, min(start + batch, len(images.ids)))
             hq, lq = (side.to(restorer.denoiser.device) for side in images.pick(rows, [False] * len(rows)))
             prompts = restorer.encode_prompts([images.captions[row] for row in rows])
-            total += float(self.distance(restorer.x0(restorer.condition(lq), prompts), hq).sum())
+            total += float(self.distance(restorer.x0(restorer.condition(lq), prompts), hq)) * len(rows)
         return total / len(images.ids)
 
 
