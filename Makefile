@@ -133,11 +133,11 @@ ablation: venv
 	if [ -n "$(strip $(RESTORERS))" ]; then set_list restorers "$(call listed,$(RESTORERS))"; fi
 	$(MAKE) --old-file=venv repro PROFILE=ablation PARAMS=.runs/ablation.yaml
 
-# Two processes; a file's tests stay together, so that the whole-DAG test runs its DAG once. It is the longest file, so it
-# goes first (by itself pytest-xdist begins with the files of most tests).
+# Two processes; a file's tests stay together, so that the whole-DAG test runs its DAG once. Files keep tests/conftest.py's
+# order (by itself pytest-xdist begins with those of most tests).
 # One thread each: two processes of two threads on two cores wait for each other at every barrier.
 test: venv
-	OMP_NUM_THREADS=1 pytest tests/test_e2e.py tests --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: venv
 	ruff check .

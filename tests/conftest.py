@@ -1,4 +1,7 @@
-"""Browser tests skip where there is no Chromium; `.ci/run` sets REQUIRE_BROWSER, which makes that an error."""
+"""Browser tests skip where there is no Chromium; `.ci/run` sets REQUIRE_BROWSER, which makes that an error.
+
+The whole-DAG test goes first: with two processes it is the longest file, and whoever begins it last works alone.
+"""
 
 from __future__ import annotations
 
@@ -17,3 +20,7 @@ def pytest_configure() -> None:
         raise pytest.UsageError("REQUIRE_BROWSER is set, but playwright is not installed: browser tests would skip")
     if CHROMIUM is None:
         raise pytest.UsageError(f"REQUIRE_BROWSER is set, but browser tests would skip: {NO_CHROMIUM}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name != "test_e2e.py")
