@@ -98,7 +98,7 @@ def _late_problems() -> list[str]:
     if base.vae and base.unet and size % (cell := base.vae.block * 2 ** (len(base.unet.block_out_channels) - 1)):
         problems.append(f"image_size: {size} px can't be halved as base.vae.block and base.unet do, by {cell} in all")
     try:
-        gan.discriminator.fit(size)
+        gan.discriminator.must_fit(size)
     except UserError as error:
         problems.append(str(error))
     for name, setting in load("restore", RestoreParams).settings.items():

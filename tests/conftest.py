@@ -1,6 +1,6 @@
 """Browser tests skip where there is no Chromium; `.ci/run` sets REQUIRE_BROWSER, which makes that an error.
 
-The whole-DAG test goes first: with two processes it is the longest file, and whoever begins it last works alone.
+The whole-DAG test goes first: begun last, the longest file would run while the other process has nothing left to do.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class DiscriminatorParams(Params):
     learning_rate: float = Field(gt=0)
     r1: float = Field(ge=0)  # weight of the gradient penalty
 
-    def fit(self, size: int) -> None:
+    def must_fit(self, size: int) -> None:
         """Raise UserError where images of `size` px can't be halved so often."""
         if 2 ** len(self.channels) > size:
             raise UserError(f"gan.discriminator.channels: each of them halves the side, too many for {size} px")
@@ -186,7 +186,7 @@ def train_gfpgan(
     Raises UserError unless `train` is split train, and for a discriminator too deep for `size`.
     """
     require_split(train, "train", "gan")
-    params.discriminator.fit(size)
+    params.discriminator.must_fit(size)
     torch.manual_seed(stable_seed(seed, "gan", "gfpgan"))
     restorer = GFPGAN(Size(size, **params.network.model_dump())).to(device)
     objective = GanObjective(restorer, params, seed)

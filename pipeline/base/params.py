@@ -69,6 +69,12 @@ class OsediffWeightParams(Params):
     latents: float = Field(ge=0)
     perceptual: float = Field(ge=0)
 
+    @model_validator(mode="after")
+    def _something_counts(self) -> OsediffWeightParams:
+        if not self.latents + self.perceptual:
+            raise ValueError("latents and perceptual are both 0, so there is nothing to minimise")
+        return self
+
 
 class OsediffParams(Params):
     """OSEDiff: LoRA over the frozen denoiser, one step."""

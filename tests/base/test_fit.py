@@ -86,6 +86,11 @@ def test_osediff_minimises_distances_of_latents_and_of_pictures() -> None:
     torch.testing.assert_close(alone.distance(x0, hq), 3 * latents)
 
 
+def test_osediff_needs_something_to_minimise() -> None:
+    with pytest.raises(ValueError, match="latents and perceptual are both 0"):
+        osediff_params(0.0, 0.0)
+
+
 def test_osediffs_validation_loss_is_its_mean_distance() -> None:
     restorer, faces = tiny.osediff(), images_of(tiny.dataset(size=64))
     objective = OsediffObjective(restorer, osediff_params(1.0, 0.5))
