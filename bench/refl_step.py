@@ -80,6 +80,7 @@ OFFICIAL: dict[str, object] = {
     "learning_rate": 5e-5,
     "weights": {"reward": 0.005, "lowpass": 0.01, "perceptual": 0.01, "regulariser": 1e-4},
     "lowpass_levels": 3,
+    "lowpass_norm": "l1",
     "perceptual_nets": {"vgg": 1.0},
     "cache_mb": 4000,
     "condition_cache_mb": 100,

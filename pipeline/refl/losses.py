@@ -2,7 +2,8 @@
 
 L = reward·(1 − FRM(x0, c)) + lowpass·L1(low(x0), low(HQ)) + perceptual·LPIPS(x0, HQ) + regulariser·R
 
-With `bounded`, relu(FRM(HQ, c) − FRM(x0, c)) stands for 1 − FRM(x0, c). R is the restorer's own (`predict`).
+With `bounded`, relu(FRM(HQ, c) − FRM(x0, c)) stands for 1 − FRM(x0, c), with `lowpass_norm: l2` the mean square for L1.
+R is the restorer's own (`predict`).
 """
 
 from __future__ import annotations
@@ -15,27 +16,35 @@ from pytorch_wavelets import DTCWTForward
 from torch import nn
 
 from pipeline.metrics.perceptual import Net, PerceptualDistance
-from pipeline.refl.params import WeightParams
+from pipeline.refl.params import Norm, WeightParams
 
 
 class LowPass(nn.Module):
-    """Low band of the dual-tree complex wavelet transform (near_sym_b, qshift_b); its high bands are never computed."""
+    """Low band of the dual-tree complex wavelet transform (near_sym_b, qshift_b); its high bands are never computed.
+
+    Each level halves the band: three of 512 px (official) keep what a picture of 64 px can show. Zero keep everything.
+    """
 
     def __init__(self, levels: int) -> None:
         super().__init__()
-        self.transform = DTCWTForward(J=levels, biort="near_sym_b", qshift="qshift_b", skip_hps=True)
+        self.transform: nn.Module | None = None
+        if levels:
+            self.transform = DTCWTForward(J=levels, biort="near_sym_b", qshift="qshift_b", skip_hps=True)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """[N, 3, H, W] → [N, 3, H / 2^(levels − 1), W / 2^(levels − 1)]."""
+        """[N, 3, H, W] → [N, 3, H / 2^(levels − 1), W / 2^(levels − 1)]; without levels the images themselves."""
+        if self.transform is None:
+            return images
         # its backward convolves with fp32 filters outside of autocast, so its forward must as well
         with torch.autocast(images.device.type, enabled=False):
             low, _ = self.transform(images)
         return low
 
 
-def lowpass_loss(lowpass: LowPass, images: torch.Tensor, hq: torch.Tensor) -> torch.Tensor:
-    """mean |lowpass(x0) − lowpass(HQ)|: structure and colour, not texture."""
-    return (lowpass(images) - lowpass(hq)).abs().mean()
+def lowpass_loss(lowpass: LowPass, images: torch.Tensor, hq: torch.Tensor, norm: Norm = "l1") -> torch.Tensor:
+    """mean |lowpass(x0) − lowpass(HQ)|, or with norm l2 the mean square: structure and colour, not texture."""
+    difference = lowpass(images) - lowpass(hq)
+    return difference.square().mean() if norm == "l2" else difference.abs().mean()
 
 
 class PerceptualLoss(nn.Module):
@@ -48,6 +57,7 @@ class PerceptualLoss(nn.Module):
         super().__init__()
         self.terms = [(share, PerceptualDistance(net, device)) for net, share in shares.items()]
         self.networks = nn.ModuleList(distance for _, distance in self.terms)
+        self.networks.to(memory_format=torch.channels_last)  # what pools and normalises is faster so
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Features of every network, one after the other, of images [N, 3, H, W] in [-1, 1]; H, W ≥ 16."""

@@ -10,6 +10,7 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from pipeline.params import Params, UserError
 
+Norm = Literal["l1", "l2"]
 Precision = Literal["fp32", "bf16", "fp16"]  # of the networks' forward passes; weights and optimiser stay fp32
 
 
@@ -71,7 +72,8 @@ class ReflParams(Params):
     weights: WeightParams
     bounded: bool  # relu(FRM(HQ) − FRM(x0)) instead of 1 − FRM(x0): nothing is won above the HQ's own reward
     normalise: bool  # divide losses of images by |∂x0/∂output| of the gradient step, so that weights transfer
-    lowpass_levels: int = Field(ge=1, le=6)  # of the dual-tree complex wavelet; official 3 at 512 px
+    lowpass_levels: int = Field(ge=0, le=6)  # of the dual-tree complex wavelet; official 3 at 512 px; 0: pixels
+    lowpass_norm: Norm  # of low bands' difference; l1 (official) draws what is uncertain to its median, l2 to its mean
     perceptual_nets: dict[Literal["alex", "vgg"], PositiveFloat] = Field(min_length=1)  # ST-LPIPS's, with shares
     cache_mb: int = Field(ge=0)  # memory for perceptual features of the HQ
     condition_cache_mb: int = Field(ge=0)  # and for latents of the LQ, worth it where encoding them takes a network

@@ -144,7 +144,7 @@ class ReFL:
             reward = reward_loss(self.frm(images, captions), of_hq, self.params.bounded)
         return Losses(
             reward=reward,
-            lowpass=lowpass_loss(self.lowpass, images, batch.hq),
+            lowpass=lowpass_loss(self.lowpass, images, batch.hq, self.params.lowpass_norm),
             perceptual=self.perceptual.distance(features, images).mean(),
             regulariser=regulariser,
         )

@@ -30,6 +30,7 @@ def params(**changes: object) -> ReflParams:
         "bounded": False,
         "normalise": False,
         "lowpass_levels": 1,
+        "lowpass_norm": "l1",
         "perceptual_nets": {"alex": 1.0},
         "cache_mb": 10,
         "condition_cache_mb": 1,

@@ -50,6 +50,12 @@ def test_lowpass_equals_the_dual_tree_written_as_sums(levels: int) -> None:
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
+def test_lowpass_without_levels_compares_pixels() -> None:
+    images, hq = torch.rand(2, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(lowpass_loss(LowPass(0), images, hq), torch.nn.functional.l1_loss(images, hq))
+    torch.testing.assert_close(lowpass_loss(LowPass(0), images, hq, "l2"), torch.nn.functional.mse_loss(images, hq))
+
+
 def test_lowpass_keeps_constants_apart_and_ignores_fine_checks() -> None:
     lowpass, flat = LowPass(2), torch.zeros(1, 3, 32, 32)
     checks = flat.clone()
