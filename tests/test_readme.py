@@ -158,6 +158,9 @@ def test_the_numbers_in_the_text_are_those_of_the_metrics() -> None:
     assert f"at most {signed(min(one['stlpips_vgg']['delta'] for one in added.values()))})" in text
     own = added["osediff"]["reward_frm"]["delta"]
     assert f"own reward rises by {own:.3f}, the held-out one by {judged['osediff']['delta']:.3f}" in text
+    suspect = added["gfpgan"]
+    assert f"GFPGAN**, whose own reward rises by {suspect['reward_frm']['delta']:.3f}" in text
+    assert f"its landmarks get {share(suspect['lmd_68']['relative'])} worse than without" in text
     held_out = {r: one["reward_heldout"] for r, one in base.items()}
     assert [r for r, one in held_out.items() if one["better"]] == ["diffbir", "osediff"]
     assert all(judged[r]["delta"] > held_out[r]["delta"] / 2 for r in ("diffbir", "osediff"))
