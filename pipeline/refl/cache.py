@@ -23,13 +23,14 @@ class PerFace:
         """What `compute(batch)` gives, reusing the faces that are kept; `batch` [N, …] belongs to `keys`."""
         if all(key in self.kept for key in keys):
             both = [self.kept[key] for key in keys]
-            return [torch.stack(parts).to(batch.device) for parts in zip(*both, strict=True)]
+            return [torch.cat(parts).to(batch.device) for parts in zip(*both, strict=True)]
         # the whole batch, not only its new faces: convolutions round differently in batches of another size, and a
         # resumed run (whose cache is empty) must continue bit for bit
         computed = compute(batch)
         size = sum(tensor[0].numel() * tensor.element_size() for tensor in computed)  # of one face
         for row, key in enumerate(keys):
             if key not in self.kept and size <= self.budget:
-                self.kept[key] = [tensor[row].cpu().clone() for tensor in computed]
+                # with the batch's axis, so that `cat` gives them back in the memory format that they had
+                self.kept[key] = [tensor[row : row + 1].cpu().clone() for tensor in computed]
                 self.budget -= size
         return computed

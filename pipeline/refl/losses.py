@@ -22,7 +22,7 @@ from pipeline.refl.params import Norm, WeightParams
 class LowPass(nn.Module):
     """Low band of the dual-tree complex wavelet transform (near_sym_b, qshift_b); its high bands are never computed.
 
-    Each level halves the band: three of 512 px (official) keep what a picture of 64 px can show. Zero keep everything.
+    Each level halves the band: three of 512 px (official) keep what a picture of 64 px can show. Zero keeps everything.
     """
 
     def __init__(self, levels: int) -> None:
@@ -42,7 +42,7 @@ class LowPass(nn.Module):
 
 
 def lowpass_loss(lowpass: LowPass, images: torch.Tensor, hq: torch.Tensor, norm: Norm = "l1") -> torch.Tensor:
-    """mean |lowpass(x0) − lowpass(HQ)|, or with norm l2 the mean square: structure and colour, not texture."""
+    """mean |lowpass(x0) − lowpass(HQ)|, or with norm l2 the mean square: structure and colour."""
     difference = lowpass(images) - lowpass(hq)
     return difference.square().mean() if norm == "l2" else difference.abs().mean()
 

@@ -205,6 +205,13 @@ def _start(trainer: ReFL):  # type: ignore[no-untyped-def]
     return trainer.restorer.condition(batch.lq), prompts, trainer.rollout, batch.rng
 
 
+def test_the_low_bands_norm_and_levels_are_the_params() -> None:
+    trainer = refl(lowpass_levels=0, lowpass_norm="l2")
+    batch = trainer.micro_batch(0)
+    one = next(trainer.gradient_steps(batch))
+    torch.testing.assert_close(one.terms.lowpass.detach(), torch.nn.functional.mse_loss(one.images, batch.hq))
+
+
 def test_conditions_of_faces_seen_before_are_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, calls = refl(condition_cache_mb=1), []
     encode = trainer.restorer.condition
