@@ -4,7 +4,8 @@
 - FLOPs of a micro-step at 512 px, batch 1 (torch.utils.flop_counter, meta device), the same gradient both ways;
 - how many micro-batches' gradients an optimiser step applies, from a real run of a tiny model;
 - FLOPs per gradient and gradient variance with `rollout.renoise`;
-- on a GPU: seconds and peak memory of a micro-step with randomly initialised full-size weights.
+- on a GPU: seconds and peak memory of a micro-step with randomly initialised full-size weights, of OSEDiff and GFPGAN
+  too, and whether optimiser steps, updates of the FRM and a restoration keep within a card of 24 GB.
 
 The authors' published schedule is rebuilt here: the frozen ControlNet runs at every rollout step, HQ is
 VAE-encoded for its shape, HQ perceptual features and both texts are recomputed, the loop clears gradients at every
@@ -35,6 +36,10 @@ from pipeline.refl.params import VARIANTS, ReflParams
 from pipeline.refl.trainer import GradientStep, MicroBatch, ReFL
 from pipeline.restorers.denoiser import Denoiser, PromptEncoder
 from pipeline.restorers.diffbir import DiffBIR, new_controlnet
+from pipeline.restorers.gfpgan import GFPGAN
+from pipeline.restorers.gfpgan import OFFICIAL as OFFICIAL_GFPGAN
+from pipeline.restorers.osediff import OSEDiff, add_adapters
+from pipeline.restorers.protocol import Restorer
 from pipeline.restorers.schedule import sd21_scheduler
 from pipeline.reward.model import FaceRewardModel
 from pipeline.reward.params import RewardConfig
@@ -44,6 +49,8 @@ from tests import tiny
 from tests.refl.recipe import params as tiny_params
 
 SIZE, STEPS, WINDOW = 512, 50, 2
+CARD = 23.4  # GiB that a card of 24 GB (24 GiB) leaves beside the CUDA context of about 0.5
+WITHIN = "DiffBIR bf16 within 24 GB"
 UNET = {
     "sample_size": 64,
     "in_channels": 4,
@@ -87,15 +94,34 @@ OFFICIAL: dict[str, object] = {
 }
 
 
-def full_size(kind: type[DiffBIR], device: str) -> DiffBIR:
-    """SD 2.1-base with a ControlNet over it, randomly initialised on `device`."""
+def sd21(device: str) -> Denoiser:
+    """SD 2.1-base, randomly initialised on `device`."""
     with torch.device(device):
         unet = UNet2DConditionModel(**UNET)
         text = PromptEncoder(CLIPTextModel(CLIPTextConfig(**TEXT)))
         denoiser = Denoiser(unet, AutoencoderKL(**VAE), text, sd21_scheduler("epsilon"))
-        controlnet = new_controlnet(denoiser)
     denoiser.alpha_bar = denoiser.alpha_bar.to(device)
-    return kind(denoiser.eval(), controlnet.eval(), SIZE, STEPS, 1.0, Path("denoiser"))
+    return denoiser.eval()
+
+
+def diffbir(device: str, kind: type[DiffBIR] = DiffBIR) -> DiffBIR:
+    """A ControlNet over SD 2.1."""
+    denoiser = sd21(device)
+    with torch.device(device):
+        controlnet = new_controlnet(denoiser)
+    return kind(denoiser, controlnet.eval(), SIZE, STEPS, 1.0, Path("denoiser"))
+
+
+def osediff(device: str) -> OSEDiff:
+    """OSEDiff's adapters, of its official rank, on SD 2.1."""
+    denoiser, rank = sd21(device), 4
+    add_adapters(denoiser, rank)
+    return OSEDiff(denoiser.to(device), SIZE, 999, rank, Path("denoiser"))
+
+
+def gfpgan(device: str) -> GFPGAN:
+    """GFPGANv1Clean at its official size."""
+    return GFPGAN(OFFICIAL_GFPGAN).to(device).eval()
 
 
 def face_reward(device: str) -> FaceRewardModel:
@@ -134,9 +160,12 @@ class Published(ReFL):
         yield from super().gradient_steps(batch)
 
 
-def trainer(published: bool, device: str, steps: int, window: int = 1, **changes: object) -> ReFL:
-    """A full-size trainer, without Accelerate: it knows no meta device, and keeps the one that it was first given."""
-    restorer = full_size(PublishedDiffBIR if published else DiffBIR, device)
+def trainer(
+    published: bool, device: str, steps: int, window: int = 1, restorer: Restorer | None = None, **changes: object
+) -> ReFL:
+    """A full-size trainer, by default of DiffBIR, without Accelerate: it knows no meta device, and keeps the one that
+    it was first given."""
+    restorer = restorer or diffbir(device, PublishedDiffBIR if published else DiffBIR)
     rollout = {"steps": steps, "gradient_window": window, "eta": (0.0, 1.0), "renoise": changes.pop("renoise", 1)}
     keeps = {"cache_mb": 0, "condition_cache_mb": 0} if published else {}
     settings: ReflParams = tiny_params(**(OFFICIAL | keeps | {"rollout": rollout} | changes))
@@ -147,7 +176,7 @@ def trainer(published: bool, device: str, steps: int, window: int = 1, **changes
     if device == "meta":
         made.autocast = contextlib.nullcontext  # type: ignore[assignment]
         made.lowpass.forward = lambda images: made.lowpass.transform(images)[0]  # type: ignore[method-assign]
-        _texts_on_meta(restorer.denoiser.text)
+        _texts_on_meta(cast(DiffBIR, restorer).denoiser.text)
     return made
 
 
@@ -263,14 +292,15 @@ class Timing:
 
 
 def timed(published: bool, precision: str, repeats: int, tf32: bool = False, checkpointed: bool = False,
-          renoise: int = 1) -> Timing:  # fmt: skip
+          renoise: int = 1, build: Callable[[str], Restorer] | None = None) -> Timing:  # fmt: skip
     """As stage refl runs it, with what it keeps of a face: optimiser steps of 4 micro-batches, one update of the FRM.
 
     Memory is what tensors hold; the captured graph's own pool, which nothing else can use, comes on top.
     """
     configure(RuntimeParams())
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    made = trainer(published, "cuda", STEPS, WINDOW, precision=precision, renoise=renoise)
+    restorer = build("cuda") if build else None
+    made = trainer(published, "cuda", STEPS, WINDOW, restorer, precision=precision, renoise=renoise)
     if checkpointed:
         cast(DiffBIR, made.restorer).denoiser.checkpoint_decoder()
     seconds, update = [], 0.0
@@ -291,14 +321,37 @@ def timed(published: bool, precision: str, repeats: int, tf32: bool = False, che
         seconds.append(time.perf_counter() - start)
     made.optimizer.step()
     step = torch.cuda.max_memory_allocated() / 2**30
-    del made, one
+    del made, one, restorer
     gc.collect()
     torch.cuda.empty_cache()
     return Timing(float(np.median(seconds[2:])), step, update)
 
 
-def main(renoise: int = 4, draws: int = 48, repeats: int = 8) -> None:
-    """Print all ratios; `repeats` micro-steps are timed on a GPU."""
+def reserved(limit: float, steps: int) -> float:
+    """GiB that torch takes from the GPU, at most `limit`, for `steps` optimiser steps of 4 micro-batches, each followed
+    by an update of the FRM, and a restoration; bf16, decoder checkpointed. The CUDA context comes on top.
+
+    Unlike `Timing`, this counts the captured graph's pool and what lies unused between tensors.
+    Raises torch.OutOfMemoryError where the limit is too small.
+    """
+    configure(RuntimeParams())
+    torch.cuda.set_per_process_memory_fraction(limit * 2**30 / torch.cuda.mem_get_info()[1])
+    torch.cuda.reset_peak_memory_stats()
+    made = trainer(False, "cuda", STEPS, WINDOW, precision="bf16")
+    cast(DiffBIR, made.restorer).denoiser.checkpoint_decoder()
+    for number in range(steps):
+        _, outputs = made.step(number)
+        made.update_reward(outputs)
+    face = made.micro_batch(0)
+    made.restorer.restore(face.lq, face.captions, ["face"], 0)
+    return torch.cuda.max_memory_reserved() / 2**30
+
+
+def main(renoise: int = 4, draws: int = 48, repeats: int = 8, only: str | None = None) -> None:
+    """Print all ratios; `repeats` micro-steps are timed on a GPU. `only`: nothing but the GPU's rows so named."""
+    if only is not None:
+        on_gpu(renoise, repeats, only)
+        return
     published, ours = flops(published=True), flops(published=False)
     print(f"FLOPs per micro-step, {SIZE} px, batch 1, {STEPS} rollout steps, gradient over the last {WINDOW}:")
     print(f"  published {published / 1e12:.1f} T   ours {ours / 1e12:.1f} T   ours / published {ours / published:.3f}")
@@ -319,11 +372,11 @@ def main(renoise: int = 4, draws: int = 48, repeats: int = 8) -> None:
         print("Seconds and memory: no GPU here")
 
 
-def on_gpu(renoise: int, repeats: int) -> None:
-    """Print seconds and memory of full-size micro-steps."""
+def on_gpu(renoise: int, repeats: int, only: str = "") -> None:
+    """Print seconds and memory of full-size micro-steps whose name holds `only`, and of a run within 24 GB."""
     where = f"{torch.cuda.get_device_name()}, {SIZE} px, batch 1"
     print(f"A micro-step on {where}: seconds, peak GiB, and that of the FRM's update")
-    taken = {}
+    taken: dict[str, Timing] = {}
     for name, settings in {
         "published fp32, TF32 off": {"published": True, "precision": "fp32"},
         "published fp32, TF32 on": {"published": True, "precision": "fp32", "tf32": True},
@@ -333,13 +386,24 @@ def on_gpu(renoise: int, repeats: int) -> None:
         "ours bf16, decoder checkpointed": {"published": False, "precision": "bf16", "checkpointed": True},
         "ours fp16": {"published": False, "precision": "fp16"},
         f"ours bf16, renoise {renoise}": {"published": False, "precision": "bf16", "renoise": renoise},
+        "OSEDiff fp32, TF32 off": {"published": False, "precision": "fp32", "build": osediff},
+        "OSEDiff bf16": {"published": False, "precision": "bf16", "build": osediff},
+        "GFPGAN fp32, TF32 off": {"published": False, "precision": "fp32", "build": gfpgan},
+        "GFPGAN bf16": {"published": False, "precision": "bf16", "build": gfpgan},
     }.items():
+        if only not in name:
+            continue
         taken[name] = one = timed(**settings, repeats=repeats)  # type: ignore[arg-type]
         print(f"  {name:32} {one.seconds:7.3f}   {one.step:5.1f}   {one.update:5.1f}", flush=True)
-    ours, several = taken["ours bf16"].seconds, taken.pop(f"ours bf16, renoise {renoise}").seconds
-    for name in list(taken)[:3]:
-        print(f"  {name} / ours bf16: {taken[name].seconds / ours:.2f}")
-    print(f"  seconds per gradient, renoise {renoise} of renoise 1: {several / renoise / ours:.3f}")
+    if ours := taken.get("ours bf16"):
+        for name, one in taken.items():
+            if name.startswith("published"):
+                print(f"  {name} / ours bf16: {one.seconds / ours.seconds:.2f}")
+        if several := taken.get(f"ours bf16, renoise {renoise}"):
+            ratio = several.seconds / renoise / ours.seconds
+            print(f"  seconds per gradient, renoise {renoise} of renoise 1: {ratio:.3f}")
+    if only in WITHIN:
+        print(f"  {WITHIN}: {reserved(CARD, 3):.1f} GiB reserved of {CARD} GiB, by three optimiser steps and updates")
 
 
 if __name__ == "__main__":
