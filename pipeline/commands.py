@@ -10,7 +10,7 @@ import typer
 from pipeline.faces.detection import load_detector
 from pipeline.params import UserError
 from pipeline.photos import Finder, restore_photos
-from pipeline.restorers.commands import open_saved
+from pipeline.restorers.load import load as load_restorer
 from pipeline.runtime import Device, RuntimeParams, configure, device, one_line_errors
 
 CONFIG = "restorer.json"  # what every saved restorer has
@@ -45,7 +45,7 @@ def restore(
     configure(RuntimeParams(device=on))
     where = device(on)
     finder = None if aligned else Finder(load_detector(detector, str(weights or ""), detection_size), min_score)
-    restorer = open_saved(model, where)
+    restorer = load_restorer(model, where)
     try:
         restore_photos(photos, out, restorer, finder, where, seed)
     except OSError as error:

@@ -25,7 +25,7 @@ class UserError(Exception):
 
 def one_line(error: Exception) -> str:
     """What a library's error says, for a message of ours that quotes it: one line, its first 300 characters."""
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 class Params(BaseModel):

@@ -56,7 +56,8 @@ def main(
     faces, held_out = images_of(training), images_of(from_tables(FACES, DEGRADED, "val"))
     del training  # it holds every picture a second time
     model = load_restorer(BASE / restorer, accelerator.device)
-    if runtime.checkpoint_decoder and isinstance(model, DiffBIR | OSEDiff):
+    # not for more_base: it counts ReFL's operations, and what is merely recomputed is none of them
+    if runtime.checkpoint_decoder and kind != MORE_BASE and isinstance(model, DiffBIR | OSEDiff):
         model.denoiser.checkpoint_decoder()
     frm, second = (FaceRewardModel.from_pretrained(FRM / part, accelerator.device) for part in ("reward", "heldout"))
     # each process takes faces of its own: a checkpoint goes on with as many as it began with

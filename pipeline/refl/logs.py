@@ -78,8 +78,12 @@ class DvcLive:
         from dvclive.live import Live
 
         for file in (self.folder / "plots/metrics").rglob("*.tsv"):
-            head, *rows = file.read_text(encoding="utf-8").splitlines(keepends=True)
-            place = head.rstrip("\n").split("\t").index("step")
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            head, *rows = [line for line in lines if line.endswith("\n") and line.strip()] or [""]  # a kill can cut one
+            if "step" not in (names := head.rstrip("\n").split("\t")):
+                file.unlink()
+                continue
+            place = names.index("step")
             kept = (row for row in rows if int(row.split("\t")[place]) <= step)
             write_text(file, "".join([head, *kept]))
         # without resume it would empty the folder, without dvcyaml=None write a dvc.yaml

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
@@ -19,13 +19,15 @@ class RolloutParams(Params):
 
     steps: int = Field(ge=1, le=500)
     gradient_window: int = Field(ge=1)  # the gradient step is drawn from the last so many
-    eta: tuple[float, float]
+    eta: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]]  # low and high
     renoise: int = Field(ge=1)  # gradient steps of one rollout, all but the first from its x0 noised again (DRaFT-LV)
 
     @model_validator(mode="after")
-    def _window_fits(self) -> RolloutParams:
+    def _fits(self) -> RolloutParams:
         if self.gradient_window > self.steps:
             raise ValueError("gradient_window must not exceed steps")
+        if self.eta[0] > self.eta[1]:
+            raise ValueError("eta is a range, the smaller value first")
         return self
 
 

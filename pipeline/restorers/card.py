@@ -92,7 +92,7 @@ def card(restorer: DiffBIR | OSEDiff | GFPGAN, model: Path, files: Mapping[str, 
 
 def _imported(restorer: DiffBIR | OSEDiff | GFPGAN, params: Mapping[str, Any]) -> bool:
     if isinstance(restorer, GFPGAN):
-        return bool(params.get("gan", {}).get("pretrained")) or restorer.size == OFFICIAL
+        return bool(params["gan"].get("pretrained")) if "gan" in params else restorer.size == OFFICIAL
     return not isinstance(restorer.denoiser.vae, PixelUnshuffleAutoencoder)
 
 

@@ -9,10 +9,9 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 from diffusers import ControlNetModel
-from safetensors import SafetensorError
 
 from pipeline import tables
-from pipeline.params import UserError, one_line, read
+from pipeline.params import UserError, read
 from pipeline.report.text import label_sentence
 from pipeline.restorers.card import Facts, card
 from pipeline.restorers.checkpoints import (
@@ -25,22 +24,9 @@ from pipeline.restorers.checkpoints import (
 )
 from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.gfpgan import GFPGAN, from_official
-from pipeline.restorers.load import BaseRestorer, load
+from pipeline.restorers.load import load
 from pipeline.restorers.osediff import OSEDiff, adapted_encoder
 from pipeline.runtime import Device, RuntimeParams, atomic, configure, device, one_line_errors, write_text
-
-
-def open_saved(folder: Path, where: torch.device) -> BaseRestorer:
-    """`load` for the commands: UserError for a damaged restorer.json and for missing or damaged weights as well."""
-    try:
-        return load(folder, where)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}/restorer.json: damaged, or no restorer's ({error}); name another model") from None
-    except torch.OutOfMemoryError:
-        raise UserError(f"{folder}: does not fit into the memory of {where}; use --device cpu") from None
-    except (OSError, SafetensorError, RuntimeError) as error:  # diffusers, safetensors and torch on a file's trouble
-        raise UserError(f"{folder}: can't be loaded ({one_line(error)}); name another model") from None
-
 
 weights_app = typer.Typer(no_args_is_help=True, help="Official weights in, trained weights out.")
 OFFICIAL = Settings()
@@ -99,7 +85,7 @@ def export(
         _labels(votes) if votes else None,
         _json(metrics) if metrics else None,
     )
-    restorer = open_saved(model, device(on))
+    restorer = load(model, device(on))
     if isinstance(restorer, GFPGAN):
         files = _export_gfpgan(restorer, out)
     else:

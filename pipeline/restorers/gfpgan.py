@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline import compat
-from pipeline.params import UserError
+from pipeline.params import UserError, one_line
 from pipeline.restorers.hooks import Outputs, drift
 from pipeline.restorers.protocol import Prediction, Rollout, RolloutSettings
 from pipeline.runtime import atomic, noise_like_ids, write_json
@@ -199,7 +199,7 @@ def from_official(path: Path, size: Size = OFFICIAL) -> GFPGAN:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several unrelated kinds for a truncated or foreign file
-        raise UserError(f"{path}: not a readable PyTorch file ({str(error).splitlines()[0]}); {where}") from None
+        raise UserError(f"{path}: not a readable PyTorch file ({one_line(error)}); {where}") from None
     if not isinstance(content, dict) or not isinstance(content.get("params_ema"), dict):
         raise UserError(f"{path}: no `params_ema` inside; {where}")
     return _filled(size, content["params_ema"], path)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from pipeline.params import UserError
+from pipeline.params import UserError, one_line
 from pipeline.restorers.denoiser import load_denoiser
 from pipeline.restorers.diffbir import DiffBIR, load_diffbir
 from pipeline.restorers.gfpgan import GFPGAN, load_gfpgan
@@ -19,20 +21,29 @@ BaseRestorer = DiffBIR | OSEDiff | GFPGAN
 def load(folder: Path, device: torch.device) -> BaseRestorer:
     """The restorer saved in `folder`, in eval mode on `device`.
 
-    Raises UserError when the folder holds no restorer, one of an unknown kind, or its denoiser is missing.
+    Raises UserError when the folder holds no restorer, one of an unknown kind, or a file of it or of its denoiser is
+    missing or damaged; or when the device's memory is too small.
     """
+    file = folder / "restorer.json"
+    if not file.is_file():
+        raise UserError(f"{file}: missing; run `dvc repro base gan` or name a saved restorer")
     try:
-        config = json.loads((folder / "restorer.json").read_text())
-    except FileNotFoundError:
-        raise UserError(
-            f"{folder / 'restorer.json'}: missing; run `dvc repro base gan` or name a saved restorer"
-        ) from None
+        return _load(folder, json.loads(file.read_text()), device)
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: damaged, or no restorer's ({one_line(error)}); name another model") from None
+    except torch.OutOfMemoryError:
+        raise UserError(f"{folder}: does not fit into the memory of {device}; use the CPU") from None
+    except (OSError, SafetensorError, RuntimeError) as error:  # diffusers, safetensors and torch on a file's trouble
+        raise UserError(f"{folder}: can't be loaded ({one_line(error)}); name another model") from None
+
+
+def _load(folder: Path, config: dict[str, Any], device: torch.device) -> BaseRestorer:
+    if config["kind"] not in ("diffbir", "osediff", "gfpgan"):
+        raise UserError(f"{folder / 'restorer.json'}: unknown kind {config['kind']!r}; known: diffbir, osediff, gfpgan")
     if config["kind"] == "gfpgan":  # the one without a denoiser
         return load_gfpgan(folder, config, device)
     source = (folder / config["denoiser"]).resolve()
     denoiser = load_denoiser(source, device)
     if config["kind"] == "diffbir":
         return load_diffbir(folder, config, denoiser, source)
-    if config["kind"] == "osediff":
-        return load_osediff(folder, config, denoiser, source)
-    raise UserError(f"{folder / 'restorer.json'}: unknown kind {config['kind']!r}; known: diffbir, osediff, gfpgan")
+    return load_osediff(folder, config, denoiser, source)

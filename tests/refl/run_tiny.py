@@ -30,7 +30,7 @@ def watch(restorer: Restorer) -> Evaluation:
 
 
 def run(folder: Path, double: bool = False, **changes: object) -> dict[str, torch.Tensor]:
-    """Train DiffBIR in `folder`, taking up what is there; its weights and the FRM's at the end."""
+    """Train DiffBIR in `folder`, taking up what is there; weights and the FRM's at the end, the curve, the scale."""
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
     restorer, frm = tiny.diffbir(), tiny.frm()
@@ -42,8 +42,10 @@ def run(folder: Path, double: bool = False, **changes: object) -> dict[str, torc
     folder.mkdir(parents=True, exist_ok=True)
     # a second process gets a folder of its own, where a test sees whether it wrote
     scratch = folder if accelerator.is_main_process else folder / "second"
-    train(trainer, watch, scratch, "tiny", Log([JsonLines(folder)]))
-    state = {f"restorer.{name}": p for name, p in trainer.restorer.trained().state_dict().items()}
+    curve = train(trainer, watch, scratch, "tiny", Log([JsonLines(folder)]))
+    state = {f"curve.{name}": torch.tensor([row.get(name, 0.0) for row in curve]) for name in curve[-1]}
+    state |= {"scale": torch.tensor(trainer.scaler.get_scale())}
+    state |= {f"restorer.{name}": p for name, p in trainer.restorer.trained().state_dict().items()}
     state |= {f"frm.{name}": p for name, p in trainer.frm.state_dict().items()}
     torch.save(state, folder / f"weights-{accelerator.process_index}.pt")
     return state

@@ -17,3 +17,15 @@ def test_kept_faces_come_back_with_their_values_and_memory_format(layout: torch.
     [again] = kept.get(keys, batch, lambda one: pytest.fail("they were kept"))
     assert torch.equal(again, computed)
     assert again.stride() == computed.stride()
+
+
+def test_faces_beyond_the_budget_are_computed_again() -> None:
+    kept, batch, calls = PerFace(1), torch.zeros(3, 1), []
+
+    def compute(one: torch.Tensor) -> list[torch.Tensor]:
+        calls.append(len(one))
+        return [torch.zeros(len(one), 100, 1024)]  # 400 KiB a face: two fit into 1 MiB
+
+    for rows in ([0, 1, 2], [0, 1], [1, 2], [2]):
+        kept.get([(row, False) for row in rows], batch[rows], compute)
+    assert calls == [3, 2, 1]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.metrics.identity import distance, embed
+from pipeline.metrics.landmarks import landmarks_68, lmd
 from pipeline.refl.evaluation import Watcher
 from pipeline.training import images_of
 from tests import tiny
@@ -30,6 +32,9 @@ def test_an_evaluation_reports_both_rewards_beside_those_of_the_originals_and_sh
     assert seen.figures["val_reward_hq"] == pytest.approx(np.mean(of_hq), rel=1e-5)
     of_output = heldout.score(watch.restore(restorer), list(watch.captions), 4)
     assert seen.figures["val_reward_heldout"] == pytest.approx(np.mean(of_output), rel=1e-5)
+    restored, hq = watch.restore(restorer), list(dataset.hq[:4])  # type: ignore[index]
+    assert seen.figures["val_id_dlib"] == pytest.approx(distance(embed(restored), embed(hq)).mean())
+    assert seen.figures["val_lmd_68"] == pytest.approx(lmd(landmarks_68(restored), landmarks_68(hq)).mean())
     rows = [dataset.lq[:2], watch.restore(restorer)[:2], dataset.hq[:2]]  # type: ignore[index]
     assert seen.picture is not None
     assert seen.picture.shape == (3 * 64, 2 * 64, 3)

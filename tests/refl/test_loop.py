@@ -67,6 +67,38 @@ def test_a_run_killed_at_a_random_step_continues_bit_for_bit(tmp_path: Path, mon
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_a_resumed_run_judges_losses_and_scales_gradients_as_if_it_had_never_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint between two evaluations: losses before it count in the next row and in the window of explosions."""
+    changes: dict[str, object] = {
+        "steps": 5, "checkpoint_every": 2, "evaluate_every": 5, "precision": "fp16",
+        "explosion": {"factor": 1e9, "window": 20},
+    }  # fmt: skip
+    judged: list[int] = []
+    monkeypatch.setattr(loop, "refuse_explosion", lambda step, loss, before, limit: judged.append(len(before)))
+    whole = run_tiny.run(tmp_path / "whole", **changes)
+    original = ReFL.step
+
+    def step(self: ReFL, number: int):  # type: ignore[no-untyped-def]
+        if number == 3:
+            raise KeyboardInterrupt
+        found = original(self, number)
+        self.scaler.update(128.0)  # what overflows would have made of it
+        return found
+
+    with monkeypatch.context() as until_then:
+        until_then.setattr(ReFL, "step", step)
+        with pytest.raises(KeyboardInterrupt):
+            run_tiny.run(tmp_path / "stopped", **changes)
+    judged.clear()
+    resumed = run_tiny.run(tmp_path / "stopped", **changes)
+    assert judged == [2, 3, 4]
+    assert float(resumed["scale"]) == 128
+    assert float(whole["scale"]) != 128
+    assert resumed["curve.loss"][-1] == pytest.approx(float(whole["curve.loss"][-1]), rel=1e-3)
+
+
 @pytest.mark.parametrize(("keep", "which"), [("best", 1), ("last", 2)])
 def test_the_kept_weights_are_those_with_the_smallest_landmark_distance_or_the_last(
     tmp_path: Path, keep: str, which: int
@@ -233,6 +265,21 @@ def test_dvclive_takes_steps_after_the_checkpoint_back(tmp_path: Path) -> None:
         log.close()
     rows = (tmp_path / "logs/refl/run/dvclive/plots/metrics/loss.tsv").read_text().splitlines()[1:]
     assert [row.split("\t") for row in rows] == [[str(k), "4.0" if k < 3 else "5.0"] for k in range(1, 6)]
+
+
+@pytest.mark.parametrize("left", ["", "step\t", "step\tloss\n1\t4.0\n2"])
+def test_dvclive_goes_on_after_a_kill_within_a_line(tmp_path: Path, left: str) -> None:
+    file = tmp_path / "logs/refl/run/dvclive/plots/metrics/loss.tsv"
+    file.parent.mkdir(parents=True)
+    file.write_text(left)
+    log = open_log("refl/run", LogParams(folder=str(tmp_path / "logs"), tensorboard=False, dvclive=True, pictures=1))
+    log.resume(1)
+    log.numbers(2, {"loss": 0.5})
+    log.close()
+    rows = file.read_text().splitlines()
+    assert rows[0].split("\t") == ["step", "loss"]
+    assert rows[-1].split("\t") == ["2", "0.5"]
+    assert len(rows) == (3 if left.endswith("2") else 2)
 
 
 def test_lines_after_the_checkpoint_and_a_cut_one_are_taken_back(tmp_path: Path) -> None:

@@ -403,6 +403,25 @@ def test_the_restorers_gradient_is_clipped() -> None:
     torch.testing.assert_close(gradients(clipped) * (norms[0] / 1e-4), gradients(free), rtol=1e-2, atol=1e-6)
 
 
+def test_each_optimiser_has_its_own_rate_and_decay_and_the_rewards_gradient_is_clipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dynamic = {"every": 2, "weight": 1.0, "learning_rate": 3e-4, "weight_decay": 0.2, "max_grad_norm": 1e-3}
+    trainer = refl(learning_rate=2e-3, weight_decay=0.05, dynamic=dynamic)
+    for optimizer, rate, decay in ((trainer.optimizer, 2e-3, 0.05), (trainer.frm_optimizer, 3e-4, 0.2)):
+        assert [group["lr"] for group in optimizer.param_groups] == [rate, rate]
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [decay, 0.0]  # none on biases and norms
+    norms: list[float] = []
+
+    def step() -> None:
+        trained = [p for group in trainer.frm_optimizer.param_groups for p in group["params"]]
+        norms.append(float(torch.stack([p.grad.norm() for p in trained if p.grad is not None]).norm()))
+
+    monkeypatch.setattr(trainer.frm_optimizer, "step", step)
+    trainer.update_reward(trainer.step(0)[1])
+    assert norms == pytest.approx([1e-3], rel=1e-3)
+
+
 def test_the_restorer_reads_prompts_that_drop_out_and_the_reward_reads_captions() -> None:
     trainer, read = refl(prompt_dropout=0.5), []
     captions = tuple(f"face number {index}" for index in range(len(trainer.images.ids)))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.params import UserError
-from pipeline.refl.params import MORE_BASE, VARIANTS, Variant, parse_variant
+from pipeline.refl.params import MORE_BASE, VARIANTS, RolloutParams, Variant, parse_variant
 
 
 def test_the_variants_add_the_parts_of_the_method_one_by_one() -> None:
@@ -38,3 +39,19 @@ def test_every_variant_can_be_trained_with_another_seed(name: str) -> None:
 def test_an_unknown_variant_is_named(name: str) -> None:
     with pytest.raises(UserError, match=r"refl\.variants: unknown variant .*; known: full, static, .*full_seed1"):
         parse_variant(name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"eta": (0.9, 0.1)}, "eta is a range, the smaller value first"),
+        ({"eta": (0.0, 1.5)}, "less than or equal to 1"),
+        ({"eta": (-0.5, 1.0)}, "greater than or equal to 0"),
+        ({"gradient_window": 4}, "gradient_window must not exceed steps"),
+    ],
+)
+def test_impossible_rollouts_are_refused(changes: dict[str, object], said: str) -> None:
+    good: dict[str, object] = {"steps": 3, "gradient_window": 3, "eta": (0.0, 1.0), "renoise": 1}
+    RolloutParams.model_validate(good)
+    with pytest.raises(ValidationError, match=said):
+        RolloutParams.model_validate(good | changes)

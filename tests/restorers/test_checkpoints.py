@@ -335,6 +335,10 @@ WRONG: dict[str, tuple[Callable[[Zoo, Path], Files], str]] = {
         r"x\.safetensors: truncated",
     ),
     "empty file": (lambda z, t: Files(cut(touched(t / "e"), t / "x.ckpt"), None, None, None), r"x\.ckpt: .*truncated"),
+    "cut, in torch's old format": (
+        lambda z, t: Files(cut(written({"a": torch.zeros(9)}, t / "e", old=True), t / "x.ckpt"), None, None, None),
+        r"x\.ckpt: ",
+    ),
     "code inside": (
         lambda z, t: Files(written(Foreign(), t / "x.ckpt"), None, None, None),
         r"x\.ckpt: can't be read as tensors alone",
@@ -475,8 +479,8 @@ def drop_one(path: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def written(content: Any, path: Path) -> Path:
-    torch.save(content, path)
+def written(content: Any, path: Path, old: bool = False) -> Path:
+    torch.save(content, path, _use_new_zipfile_serialization=not old)
     return path
 
 

@@ -200,6 +200,24 @@ def test_regulariser_is_the_sum_of_mean_squares_over_the_decoders_features() -> 
     assert float(predicted(restorer).regulariser.detach()) == pytest.approx(0.25, rel=1e-3)
 
 
+def test_regulariser_sees_every_style_convolution() -> None:
+    restorer = tiny.gfpgan()
+    restorer.start_training()
+    with torch.no_grad():
+        for parameter in restorer.decoder.parameters():
+            parameter.mul_(1.1)
+    kept: dict[str, list[torch.Tensor]] = {"decoder": [], "frozen": []}
+    for name, features in kept.items():
+        decoder = getattr(restorer, name)
+        for layer in (decoder.style_conv1, *decoder.style_convs):
+            layer.register_forward_hook(lambda module, inputs, output, features=features: features.append(output))
+    found = float(predicted(restorer).regulariser.detach())
+    expected = [float((a - b).detach().square().mean()) for a, b in zip(kept["decoder"], kept["frozen"], strict=True)]
+    assert len(expected) == len(restorer.decoder.style_convs) + 1
+    assert all(part > 0 for part in expected)
+    assert found == pytest.approx(sum(expected), rel=1e-5)
+
+
 def test_only_the_decoder_trains() -> None:
     restorer = tiny.gfpgan()
     restorer.start_training()

@@ -224,3 +224,22 @@ def test_missing_restorers_and_denoisers_are_named(tmp_path: Path) -> None:
     restorer.save(tmp_path / "mine")
     with pytest.raises(UserError, match=r"nowhere.*diffusers folder"):
         load(tmp_path / "mine", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "damaged, or no restorer's"),
+        ("[]", "damaged, or no restorer's"),
+        ("{}", r"damaged, or no restorer's \('kind'\)"),
+        ('{"kind": "foo"}', "unknown kind 'foo'; known: diffbir, osediff, gfpgan"),
+        ('{"kind": "diffbir"}', r"damaged, or no restorer's \('denoiser'\)"),
+        ('{"kind": "diffbir", "denoiser": "../no"}', "no"),
+    ],
+)
+def test_a_folder_that_holds_no_restorer_is_said(tmp_path: Path, content: str, said: str) -> None:
+    with pytest.raises(UserError, match=r"restorer\.json: missing"):
+        load(tmp_path, torch.device("cpu"))
+    (tmp_path / "restorer.json").write_text(content)
+    with pytest.raises(UserError, match=said):
+        load(tmp_path, torch.device("cpu"))

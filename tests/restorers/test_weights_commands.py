@@ -11,6 +11,7 @@ import torch
 from diffusers import ControlNetModel
 from typer.testing import CliRunner
 
+from pipeline.params import UserError
 from pipeline.restorers import commands
 from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.gfpgan import from_official
@@ -119,6 +120,9 @@ def test_official_gfpgan_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert all(torch.equal(value, loaded.official_state()[name]) for name, value in restorer.official_state().items())
     code, _ = run(*command, "--osediff", tmp_path / "osediff.pkl")
     assert code == 2
+    (tmp_path / "GFPGANv1.4.pth").write_bytes(b"")
+    with pytest.raises(UserError, match=r"GFPGANv1\.4\.pth: not a readable PyTorch file \(EOFError"):
+        small(tmp_path / "GFPGANv1.4.pth")
 
 
 def test_a_folder_in_use_and_a_missing_model_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
