@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from accelerate import Accelerator
 
 from pipeline.refl.evaluation import Evaluation
 from pipeline.refl.logs import JsonLines, Log
-from pipeline.refl.loop import train
+from pipeline.refl.loop import Curve, train
 from pipeline.refl.params import VARIANTS
 from pipeline.refl.trainer import ReFL
 from pipeline.restorers.protocol import Restorer
@@ -29,8 +30,17 @@ def watch(restorer: Restorer) -> Evaluation:
     return Evaluation({"val_lmd_68": size, "val_reward": 0.0, "val_id_dlib": 0.5})
 
 
-def run(folder: Path, double: bool = False, **changes: object) -> dict[str, torch.Tensor]:
-    """Train DiffBIR in `folder`, taking up what is there; weights and the FRM's at the end, the curve, the scale."""
+@dataclass(frozen=True)
+class Ended:
+    """What a run leaves behind: weights of restorer and FRM, the curve, and fp16's scale of the loss."""
+
+    weights: dict[str, torch.Tensor]
+    curve: Curve
+    scale: float
+
+
+def run(folder: Path, double: bool = False, **changes: object) -> Ended:
+    """Train DiffBIR in `folder`, taking up what is there."""
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
     restorer, frm = tiny.diffbir(), tiny.frm()
@@ -43,12 +53,10 @@ def run(folder: Path, double: bool = False, **changes: object) -> dict[str, torc
     # a second process gets a folder of its own, where a test sees whether it wrote
     scratch = folder if accelerator.is_main_process else folder / "second"
     curve = train(trainer, watch, scratch, "tiny", Log([JsonLines(folder)]))
-    state = {f"curve.{name}": torch.tensor([row.get(name, 0.0) for row in curve]) for name in curve[-1]}
-    state |= {"scale": torch.tensor(trainer.scaler.get_scale())}
-    state |= {f"restorer.{name}": p for name, p in trainer.restorer.trained().state_dict().items()}
-    state |= {f"frm.{name}": p for name, p in trainer.frm.state_dict().items()}
-    torch.save(state, folder / f"weights-{accelerator.process_index}.pt")
-    return state
+    weights = {f"restorer.{name}": p for name, p in trainer.restorer.trained().state_dict().items()}
+    weights |= {f"frm.{name}": p for name, p in trainer.frm.state_dict().items()}
+    torch.save(weights, folder / f"weights-{accelerator.process_index}.pt")
+    return Ended(weights, curve, trainer.scaler.get_scale())
 
 
 if __name__ == "__main__":

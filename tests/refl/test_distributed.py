@@ -26,7 +26,7 @@ RECIPE: dict[str, object] = {
 
 def test_two_processes_equal_one_with_twice_the_accumulation(tmp_path: Path) -> None:
     """Restorer and Face Reward Model (updated at steps 2 and 4), to rounding of float64."""
-    alone = run_tiny.run(tmp_path / "alone", accumulation=2, **RECIPE)
+    alone = run_tiny.run(tmp_path / "alone", accumulation=2, **RECIPE).weights
     two = tmp_path / "two"
     # --multi_gpu: accelerate's launcher of several processes on one machine, which Accelerator(cpu=True) then takes off
     # the GPU; without it, and with --cpu, accelerate starts one process and waits for MPI to start the other

@@ -63,8 +63,9 @@ def test_a_run_killed_at_a_random_step_continues_bit_for_bit(tmp_path: Path, mon
     resumed = run_tiny.run(folder, **changes)
     assert numbers[0] in (3, 6, 9, 12), "it began anew instead of going on from a checkpoint"
     assert steps_of(folder) == steps_of(tmp_path / "whole") == list(range(1, 15))
-    assert resumed.keys() == whole.keys()
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert resumed.weights.keys() == whole.weights.keys()
+    assert all(torch.equal(whole.weights[name], resumed.weights[name]) for name in whole.weights)
+    assert resumed.curve == whole.curve
 
 
 def test_a_resumed_run_judges_losses_and_scales_gradients_as_if_it_had_never_stopped(
@@ -94,9 +95,9 @@ def test_a_resumed_run_judges_losses_and_scales_gradients_as_if_it_had_never_sto
     judged.clear()
     resumed = run_tiny.run(tmp_path / "stopped", **changes)
     assert judged == [2, 3, 4]
-    assert float(resumed["scale"]) == 128
-    assert float(whole["scale"]) != 128
-    assert resumed["curve.loss"][-1] == pytest.approx(float(whole["curve.loss"][-1]), rel=1e-3)
+    assert resumed.scale == 128
+    assert whole.scale != 128
+    assert resumed.curve[-1]["loss"] == pytest.approx(whole.curve[-1]["loss"], rel=1e-3)
 
 
 @pytest.mark.parametrize(("keep", "which"), [("best", 1), ("last", 2)])
