@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 from pipeline.annotation.labels import LabelsParams
 from pipeline.annotation.pairs import PairsParams
 from pipeline.annotation.svm import SvmParams
-from pipeline.base.gan import GanParams
+from pipeline.base.gan import GanParams, require_network
 from pipeline.base.params import BaseParams
 from pipeline.degradation import DegradationParams
 from pipeline.evaluation.params import BenchmarkParams
@@ -17,12 +20,18 @@ from pipeline.params import PARAMS_FILE, Params, UserError, load, value
 from pipeline.refl.params import MORE_BASE, ReflParams, parse_variant
 from pipeline.report.params import ReportParams
 from pipeline.restorers.candidates import RestoreParams
+from pipeline.restorers.checkpoints import Files
+from pipeline.restorers.denoiser import new_denoiser
+from pipeline.restorers.diffbir import new_controlnet
 from pipeline.restorers.external import External
+from pipeline.restorers.gfpgan import require_official
+from pipeline.restorers.load import KINDS
 from pipeline.reward.learning import LearningParams
-from pipeline.reward.params import FrmParams
+from pipeline.reward.model import check_official, open_clip_config
+from pipeline.reward.params import FrmParams, RewardParams
+from pipeline.reward.train import build
 from pipeline.runtime import RuntimeParams, one_line_errors
 
-RESTORERS = ("diffbir", "osediff", "gfpgan")  # what stages base and gan make
 MODELS: dict[str, type[Params]] = {
     "faces": FacesParams,
     "degradation": DegradationParams,
@@ -74,9 +83,9 @@ def _refl_problems() -> list[str]:
             problems.append(f"refl.{name}: names one of {entries!r} twice")
     if not problems:
         restorers, variants = refl["restorers"], refl["variants"]
-        known = {"restorers", "variants", *RESTORERS}
-        problems += [f"refl.{name}: unknown; known: {', '.join(RESTORERS)}" for name in sorted(set(refl) - known)]
-        problems += [f"refl.restorers: unknown restorer `{one}`" for one in restorers if one not in RESTORERS]
+        known = {"restorers", "variants", *KINDS}
+        problems += [f"refl.{name}: unknown; known: {', '.join(KINDS)}" for name in sorted(map(str, set(refl) - known))]
+        problems += [f"refl.restorers: unknown restorer `{one}`" for one in restorers if one not in KINDS]
         problems += [f"refl.{one}: missing, though refl.restorers names it" for one in restorers if one not in refl]
         if "full" not in variants:
             problems.append("refl.variants lacks `full`, which stage benchmark compares with the others")
@@ -92,24 +101,24 @@ def _refl_problems() -> list[str]:
 
 
 def _late_problems() -> list[str]:
-    """Names and sizes that a stage hours away would stumble over."""
-    problems = []
-    size, base, gan = value("image_size"), load("base", BaseParams), load("gan", GanParams)
+    """Names, sizes, files and networks that a stage hours away would stumble over."""
+    problems = [*_missing_folders(), *_impossible_networks()]
+    size, base = value("image_size"), load("base", BaseParams)
     if base.vae and base.unet and size % (cell := base.vae.block * 2 ** (len(base.unet.block_out_channels) - 1)):
         problems.append(f"image_size: {size} px can't be halved as base.vae.block and base.unet do, by {cell} in all")
-    try:
-        gan.discriminator.must_fit(size)
-    except UserError as error:
-        problems.append(str(error))
     for name, setting in load("restore", RestoreParams).settings.items():
-        if setting.restorer not in (*RESTORERS, External.kind):
+        if setting.restorer not in (*KINDS, External.kind):
             problems.append(f"restore.settings.{name}.restorer: unknown restorer `{setting.restorer}`")
+    benchmark = load("benchmark", BenchmarkParams)
     try:
-        asked = load("benchmark", BenchmarkParams).metrics
-        known_metrics([name for name in asked if name not in SET_METRICS], "benchmark.metrics")
+        known_metrics([name for name in benchmark.metrics if name not in SET_METRICS], "benchmark.metrics")
     except UserError as error:
         problems.append(str(error))
+    if taken := sorted(set(benchmark.external) & set(value("refl.restorers"))):
+        problems.append(f"benchmark.external: {taken[0]} is a restorer of the pipeline; give the folder another name")
     labels, frm = load("labels", LabelsParams), load("frm", FrmParams)
+    if size // max(labels.scales) < 2:
+        problems.append(f"labels.scales: {max(labels.scales)} leaves no gradient in images of {size} px")
     if labels.source == "simulated":
         voters = {one.name for one in labels.annotators}
         for where, model in (("reward", frm.reward), ("heldout", frm.heldout)):
@@ -120,4 +129,57 @@ def _late_problems() -> list[str]:
             problems.append(f"refl.{name}.patience: {MORE_BASE} spends the compute of all steps; set it to null")
     if (steps := load("learning", LearningParams).steps) <= frm.training.warmup_steps:
         problems.append(f"learning.steps: {steps} end within frm.training.warmup_steps ({frm.training.warmup_steps})")
+    return problems
+
+
+def _missing_folders() -> list[str]:
+    """Folders of other people's images that are not there; stage prepare, the first, looks at `faces.folder` itself."""
+    benchmark = load("benchmark", BenchmarkParams)
+    named = {
+        f"restore.settings.{name}.folder": one.folder for name, one in load("restore", RestoreParams).settings.items()
+    }
+    named |= {f"benchmark.external.{name}": folder for name, folder in benchmark.external.items()}
+    for name, one in benchmark.datasets.items():
+        named |= {f"benchmark.datasets.{name}.lq": one.lq, f"benchmark.datasets.{name}.hq": one.hq}
+    return [f"{key}: {folder} is no folder" for key, folder in named.items() if folder and not Path(folder).is_dir()]
+
+
+def _impossible_networks() -> list[str]:
+    """Official weights that are not there, and networks that their libraries can't build."""
+    size, base, gan = value("image_size"), load("base", BaseParams), load("gan", GanParams)
+    frm = load("frm", FrmParams)
+
+    def diffusion() -> None:
+        if base.weights:
+            Files(**{kind: Path(path) for kind, path in base.weights.model_dump().items()}).check()
+        if base.unet and base.vae and base.text:
+            parts = (base.unet.model_dump(), base.vae.model_dump(), base.text.model_dump())
+            new_controlnet(new_denoiser(*parts, base.prediction_type))
+
+    def adversarial() -> None:
+        if gan.pretrained:
+            return require_official(Path(gan.pretrained))
+        gan.discriminator.must_fit(size)
+        require_network(gan.network, size)
+
+    def reward(model: RewardParams) -> None:
+        if model.pretrained:
+            check_official(model.pretrained)
+        if isinstance(model.architecture, str):  # large: its name must do
+            open_clip_config(model.architecture)
+        else:
+            build(model.model_copy(update={"pretrained": None}), frm.default_caption, value("seed"))
+
+    problems = []
+    for key, look in (
+        ("base", diffusion),
+        ("gan", adversarial),
+        ("frm.reward", partial(reward, frm.reward)),
+        ("frm.heldout", partial(reward, frm.heldout)),
+    ):
+        try:
+            look()
+        except UserError as error:
+            said = str(error).replace("frm.*", key)
+            problems.append(said if said.startswith(key) else f"{key}: {said}")
     return problems

@@ -11,7 +11,7 @@ from pipeline.faces.detection import load_detector
 from pipeline.params import UserError
 from pipeline.photos import Finder, restore_photos
 from pipeline.restorers.load import load as load_restorer
-from pipeline.runtime import Device, RuntimeParams, configure, device, one_line_errors
+from pipeline.runtime import Device, RuntimeParams, configure, device, one_line_errors, require_writable
 
 CONFIG = "restorer.json"  # what every saved restorer has
 
@@ -30,7 +30,7 @@ def restore(
         float, typer.Option(help="Least score of a face: dlib's margin, facexlib's probability.")
     ] = 0.5,
     detection_size: Annotated[
-        int, typer.Option(min=64, help="px, longer side of a photo while faces are found.")
+        int, typer.Option(min=64, max=8192, help="px, longer side of a photo while faces are found.")
     ] = 1024,
     on: Annotated[Device, typer.Option("--device", help="auto is CUDA when there is one.")] = "auto",
     seed: Annotated[int, typer.Option(help="Another seed draws other details.")] = 0,
@@ -40,8 +40,7 @@ def restore(
         raise UserError("--detector facexlib needs --weights, the path of detection_Resnet50_Final.pth")
     if not (model / CONFIG).is_file():
         raise UserError(f"{model / CONFIG}: missing; train one by `make repro`, or name a saved restorer with --model")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out}: is a file; name a folder")
+    require_writable(out, "--out")
     configure(RuntimeParams(device=on))
     where = device(on)
     finder = None if aligned else Finder(load_detector(detector, str(weights or ""), detection_size), min_score)

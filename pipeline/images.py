@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.params import UserError
+from pipeline.params import UserError, one_line
 
 Pixels = NDArray[np.uint8]
 # what PIL raises for files that are cut off, no image, far too large, or whose metadata it stumbles over
 UNREADABLE = (
-    *(UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError),
+    *(UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, RuntimeError),
     *(struct.error, TypeError, KeyError, IndexError, AttributeError, ArithmeticError),
 )
 
@@ -41,10 +41,16 @@ def decode(data: bytes, where: str) -> Pixels:
             mode = image.mode
             pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
     except UNREADABLE as error:
-        raise UserError(f"{where}: not a readable image ({error})") from None
+        raise UserError(f"{where}: not a readable image ({unreadable(error)})") from None
     if mode == "F" or mode.startswith("I"):
         raise UserError(f"{where}: {mode} pixels of more than 8 bit; save it as 8-bit RGB")
     return pixels
+
+
+def unreadable(error: Exception) -> str:
+    """What PIL's error says of a file, the same words in every run."""
+    # its own message quotes the buffer's address
+    return "of no known image format" if isinstance(error, UnidentifiedImageError) else one_line(error)
 
 
 def to_tensor(images: Pixels | Sequence[Pixels]) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,11 @@ class UserError(Exception):
 def one_line(error: Exception) -> str:
     """What a library's error says, for a message of ours that quotes it: one line, its first 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def printable(name: str) -> str:
+    """A file's name for tables and terminals: bytes that are no UTF-8 stand as \\xNN."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 class Params(BaseModel):
@@ -66,6 +72,8 @@ def read(path: Path | None = None) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(f"{path.resolve()} is missing; run from the project root or copy a file of profiles/") from None
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {one_line(error)}") from None
     if not isinstance(content, dict):
@@ -103,8 +111,12 @@ def value(key: str, path: Path | None = None) -> Any:
 def validate(model: type[M], content: Any, where: str) -> M:
     """Validate plain data; the UserError's message starts with `where` and names each offending key."""
     try:
+        plain = json.dumps(content if content is not None else {}, default=str)
+    except (TypeError, ValueError, RecursionError) as error:  # keys that are no names, an anchor inside itself
+        raise UserError(f"{where}: no plain mapping of names to values ({one_line(error)})") from None
+    try:
         # strict JSON mode takes a list for a tuple, but refuses "3" for 3
-        return model.model_validate_json(json.dumps(content if content is not None else {}, default=str))
+        return model.model_validate_json(plain)
     except ValidationError as error:
         problems = [f"{'.'.join([where, *(str(part) for part in e['loc'])])}: {e['msg']}" for e in error.errors()]
         raise UserError("; ".join(problems)) from None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.faces.detection import Detector, alignment, resized, warp
 from pipeline.faces.folder import SUFFIXES, image_names
 from pipeline.images import Pixels, decode, encode_png, resize, to_tensor, to_uint8
-from pipeline.params import UserError
+from pipeline.params import UserError, printable
 from pipeline.runtime import write_bytes
 
 FEATHER = 0.12  # of the aligned face's side: where the pasted face fades into the photo
@@ -49,7 +49,7 @@ def restore_photos(
     finder: Finder | None,
     device: torch.device,
     seed: int,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = lambda text: print(printable(text)),
 ) -> list[Path]:
     """Restore one photo or all photos of a folder (with its subfolders) into PNG files under `out`.
 
@@ -174,12 +174,27 @@ def paste(photo: Pixels, face: Pixels, matrix: NDArray[np.float64]) -> Pixels:
     ratio = small.shape[0] / size
     forward = matrix * ratio
     forward[:, 2] += (ratio - 1) / 2  # centres of pixels
+    left, top, right, bottom = _place(forward, small.shape[0], photo)
+    forward[:, 2] += forward[:, :2] @ (left, top)  # from pixels of that part alone
+    part, side = photo[top:bottom, left:right], (right - left, bottom - top)
+    cubic, linear = (cv2.WARP_INVERSE_MAP | how for how in (cv2.INTER_CUBIC, cv2.INTER_LINEAR))
+    placed = cv2.warpAffine(small, forward, side, flags=cubic, borderMode=cv2.BORDER_REPLICATE)
+    weight = cv2.warpAffine(feather(small.shape[0]), forward, side, flags=linear)[..., None]
+    blended = part + weight * (placed.astype(np.float32) - part)
+    result = photo.copy()
+    result[top:bottom, left:right] = blended.round().clip(0, 255)
+    return result
+
+
+def _place(matrix: NDArray[np.float64], size: int, photo: Pixels) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of the part of `photo` that `matrix` maps into size × size px."""
+    edges = (-1, size)  # the first pixels outside, up to which the warp interpolates
+    corners = np.array([[(x, y) for x in edges for y in edges]], dtype=np.float64)
+    x, y = cv2.transform(corners, cv2.invertAffineTransform(matrix))[0].T
     height, width = photo.shape[:2]
-    how = cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC
-    placed = cv2.warpAffine(small, forward, (width, height), flags=how, borderMode=cv2.BORDER_REPLICATE)
-    weight = cv2.warpAffine(feather(small.shape[0]), forward, (width, height), flags=cv2.WARP_INVERSE_MAP)[..., None]
-    blended = photo + weight * (placed.astype(np.float32) - photo)
-    return np.asarray(blended.round().clip(0, 255), dtype=np.uint8)
+    left, right = np.clip([np.floor(x.min()), np.ceil(x.max()) + 1], 0, width)
+    top, bottom = np.clip([np.floor(y.min()), np.ceil(y.max()) + 1], 0, height)
+    return int(left), int(top), int(right), int(bottom)
 
 
 def feather(size: int) -> NDArray[np.float32]:

@@ -96,9 +96,9 @@ def device(name: Device | None = None) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("runtime.device is `cuda`, but torch sees no CUDA device; set it to `auto` or `cpu`")
+        raise UserError("device `cuda`: torch sees no CUDA device; choose `auto` or `cpu` (runtime.device, --device)")
     if name == "mps" and not torch.backends.mps.is_available():
-        raise UserError("runtime.device is `mps`, but torch sees no such device; set it to `auto` or `cpu`")
+        raise UserError("device `mps`: torch sees no such device; choose `auto` or `cpu` (runtime.device, --device)")
     return torch.device(name)
 
 
@@ -143,6 +143,19 @@ def atomic(path: Path | str) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path, option: str) -> None:
+    """Make the folder that `option` names, before work whose results it is to take.
+
+    Raises UserError where it is a file, or can't be made or written into.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{option} {folder}: can't be written into ({error.strerror}); name another folder") from None
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.images import Pixels, decode
-from pipeline.params import UserError
+from pipeline.params import UserError, one_line
 from pipeline.runtime import atomic
 
 SHARD_BYTES = 32 * 2**20  # small enough to travel (and to stay under 40 MB), large enough that DVC hashes few files
@@ -261,9 +261,10 @@ def read(
             # the file is given open, so that "key=value" folder names are not taken for partitions
             with file.open("rb") as handle:
                 part = pq.ParquetFile(handle).read(columns=list(columns) if columns else None)
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{file}: truncated or not Parquet ({str(error).splitlines()[0]}); {again}") from None
-        _check_schema(table, file, part.schema, columns, again)
+            part.validate(full=True)  # reading alone lets texts through that are no UTF-8
+            _check_schema(table, file, part.schema, columns, again)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UserError(f"{file}: damaged, truncated or not Parquet ({one_line(error)}); {again}") from None
         parts.append(part)
     content = pa.concat_tables(parts)
     for name in table.enums:

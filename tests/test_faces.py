@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import struct
 from collections import Counter
 from pathlib import Path
@@ -187,6 +188,17 @@ def test_bad_files_are_rejected_with_their_reason_and_the_run_goes_on(project: P
     assert "not square (24 × 12)" in found["wide.png"]
     assert found["twice.png"] == "same bytes as 000.png"
     assert "UTF-8" in found["005.png"]
+
+
+def test_a_name_that_is_no_utf8_reaches_the_tables_as_its_bytes(project: Path) -> None:
+    fill(project / "photos", 3)
+    (project / "photos" / os.fsdecode(b"m\xfcller.png")).write_bytes(encode_png(picture(20)))
+    (project / "photos" / os.fsdecode(b"bad\xff.png")).write_bytes(b"")
+    shares = {"train": 1.0, "preference": 0.0, "val": 0.0, "test": 0.0}
+    configure(FOLDER | {"group_by": "folder", "splits": shares})
+    prepare.main()
+    assert "m\\xfcller.png" in tables.read_frame(tables.FACES, prepare.FACES, ["face_id", "source"])["source"].tolist()
+    assert tables.read_frame(tables.REJECTS, prepare.REJECTS)["path"].tolist() == ["bad\\xff.png"]
 
 
 def test_too_many_bad_files_are_an_error_that_names_some(project: Path) -> None:

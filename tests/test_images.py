@@ -60,8 +60,18 @@ def test_a_broken_image_is_named(picture: images.Pixels, format_: str, cut: int)
 
 
 def test_bytes_that_are_no_image_are_named() -> None:
-    with pytest.raises(UserError, match=r"^a\.jpg: not a readable image"):
-        images.decode(b"<html>not found</html>", "a.jpg")
+    for content in (b"<html>not found</html>", b""):  # the same words each time: they go into a table
+        with pytest.raises(UserError, match=r"^a\.jpg: not a readable image \(of no known image format\)$"):
+            images.decode(content, "a.jpg")
+
+
+def test_a_damaged_avif_is_named(picture: images.Pixels) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.kron(picture, np.ones((4, 4, 1), dtype=np.uint8))).save(buffer, format="AVIF")
+    content = bytearray(buffer.getvalue())
+    content[-40:] = bytes(40)
+    with pytest.raises(UserError, match=r"^a\.avif: not a readable image"):
+        images.decode(bytes(content), "a.avif")
 
 
 def test_an_image_bomb_is_refused(monkeypatch: pytest.MonkeyPatch, picture: images.Pixels) -> None:

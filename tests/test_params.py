@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,20 @@ def test_a_missing_file_and_a_file_that_is_no_text_are_named(tmp_path: Path) -> 
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\xd8")
     with pytest.raises(UserError, match=r"binary\.yaml"):
         params.read(tmp_path / "binary.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(UserError, match=r"folder\.yaml can't be read \(Is a directory\)"):
+        params.read(tmp_path / "folder.yaml")
+
+
+def test_an_anchor_inside_itself_is_named(file: Path) -> None:
+    file.write_text("seed: 1\nfrm: &me {steps: *me}\n")
+    with pytest.raises(UserError, match=r"params\.yaml: frm: no plain mapping of names to values"):
+        params.load("frm", Example, file)
+
+
+def test_a_name_that_is_no_utf8_can_be_shown() -> None:
+    assert params.printable("é.png") == "é.png"
+    assert params.printable(os.fsdecode(b"a\xff.png")) == "a\\xff.png"
 
 
 @pytest.mark.parametrize("key", ["frm.missing", "benchmark", "seed.deeper"])

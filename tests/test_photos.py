@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from skimage.data import astronaut
 from pipeline import commands
 from pipeline.faces.detection import alignment, load_detector, warp
 from pipeline.images import Pixels, decode, encode_png
-from pipeline.params import UserError
+from pipeline.params import UserError, printable
 from pipeline.photos import Finder, feather, paste, restore_photos
 
 CPU = torch.device("cpu")
@@ -88,6 +90,24 @@ def test_pasting_an_aligned_face_back_gives_the_photo_again(photo: Pixels, finde
     assert result.shape == photo.shape
 
 
+@pytest.mark.parametrize("shift", [(0, 0), (-150, 40), (300, -60)])
+def test_only_a_faces_place_is_pasted_and_as_over_the_whole_photo(photo: Pixels, shift: tuple[int, int]) -> None:
+    """Blending the whole photo, as here, gives the same pixels, wherever the face hangs over the photo's edge."""
+    matrix = np.array([[0.9, -0.3, -90.0], [0.3, 0.9, -120.0]])
+    matrix[:, 2] += matrix[:, :2] @ shift
+    face = np.random.default_rng(0).integers(0, 256, (160, 160, 3), dtype=np.uint8)
+    face = cv2.GaussianBlur(face, (0, 0), 4)  # warps round places to 1/32 px
+    y, x = np.mgrid[: photo.shape[0], : photo.shape[1]]
+    where = [(row @ (x.ravel(), y.ravel(), np.ones(x.size))).reshape(x.shape).astype(np.float32) for row in matrix]
+    placed = cv2.remap(face, *where, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    weight = cv2.remap(feather(len(face)), *where, cv2.INTER_LINEAR)[..., None]
+    whole = (photo + weight * (placed.astype(np.float32) - photo)).round().clip(0, 255)
+    ours = paste(photo, face, matrix)
+    assert (ours != photo).any()
+    np.testing.assert_allclose(ours, whole, atol=1)
+    assert np.array_equal(ours[weight[..., 0] == 0], photo[weight[..., 0] == 0])
+
+
 def test_the_mask_has_no_seam() -> None:
     mask = feather(64)
     assert mask[0].max() == mask[:, -1].max() == 0
@@ -114,15 +134,19 @@ def test_a_large_face_is_warned_about(tmp_path: Path, photo: Pixels, finder: Fin
 
 
 def test_photos_without_a_face_and_broken_files_are_said_and_skipped(
-    tmp_path: Path, photo: Pixels, finder: Finder
+    tmp_path: Path, photo: Pixels, finder: Finder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos = tmp_path / "in/deep"
     photos.mkdir(parents=True)
     (photos / "good.png").write_bytes(encode_png(photo))
     (photos / "empty.png").write_bytes(encode_png(np.zeros((128, 128, 3), np.uint8)))
     (photos / "broken.jpg").write_bytes(b"no image")
+    (photos / os.fsdecode(b"no\xff.jpg")).write_bytes(b"")
     said: list[str] = []
     written = restore_photos(tmp_path / "in", tmp_path / "out", Fake(64), finder, CPU, seed=0, say=said.append)
+    restore_photos(tmp_path / "in", tmp_path / "out", Fake(64), finder, CPU, seed=0)
+    assert capsys.readouterr().out.splitlines() == [printable(line) for line in said]
+    assert any("no\\xff.jpg: not a readable image" in printable(line) for line in said)
     assert written == [tmp_path / "out/deep/good.png"]
     assert any("empty.png: no face found; skipped" in line for line in said)
     assert any("broken.jpg: not a readable image" in line for line in said)
@@ -188,7 +212,7 @@ def test_noise_follows_the_photo_not_its_place(tmp_path: Path, photo: Pixels) ->
         (None, "out", "missing; train one by `make repro`, or name a saved restorer with --model"),
         ("{", "out", "damaged, or no restorer's"),
         ("{}", "out", "damaged, or no restorer's"),
-        ("{}", "a_file", "is a file; name a folder"),
+        ("{}", "a_file", "can't be written into (File exists); name another folder"),
     ],
 )
 def test_a_wrong_model_or_folder_is_one_clear_line(

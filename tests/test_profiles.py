@@ -91,6 +91,24 @@ def test_check_names_every_wrong_key_at_once(
         ("    annotators: [sim-6,", "    annotators: [sim-9,", "frm.heldout.annotators: `sim-9` is none of"),
         ("  c: [0.01,", "  c: [0.0,", "svm.c.0: Input should be greater than 0"),
         ("  steps: 200 # of each training", "  steps: 20 # of each training", "learning.steps: 20 end within"),
+        ("seed: 0\nimage", "image", "`seed` is missing"),
+        (
+            "{restorer: osediff, samples: 2}",
+            "{restorer: external, samples: 1, folder: here}",
+            "folder: here is no folder",
+        ),
+        ("    osediff: {restorer", "    smooth: {restorer", "restore.settings: Value error, `smooth`"),
+        ("  external: {}", "  external: {diffbir: weights}", "diffbir is a restorer of the pipeline"),
+        ("  external: {}", "  external: {theirs: nowhere}", "benchmark.external.theirs: nowhere is no folder"),
+        ("  datasets: {}", "  datasets: {LFW: {lq: here, hq: .}}", "benchmark.datasets.LFW.lq: here is no folder"),
+        ("scales: [1, 2, 4]", "scales: [1, 64]", "labels.scales: 64 leaves no gradient"),
+        ("overlap_votes: 3", "overlap_votes: 9", "votes.overlap_votes: 5 annotators of panel main can't cast 9"),
+        ("test_votes: 3", "test_votes: 8", "votes.test_votes: 5 annotators of panel main can't cast 8"),
+        ("norm_num_groups: 16", "norm_num_groups: 7", "base.unet: no such network can be built"),
+        ("narrow: 0.0625", "narrow: 0.001", "gan.network: no such network works for 64 px"),
+        ("  pretrained: null # path", "  pretrained: no.pth # path", "gan: no.pth: missing; GFPGANv1.4.pth is in"),
+        ("timm_model_name: test_nfnet", "timm_model_name: nfnet", "frm.reward.architecture: no such network"),
+        ("    pretrained: null # an", "    pretrained: no.pt # an", "no.pt is missing: download HPS_v2_compressed.pt"),
     ):
         assert problem in complaint((right, wrong))
     said = complaint(("keep: last #", "keep: best #"), ("patience: null # evaluations", "patience: 3 # evaluations"))

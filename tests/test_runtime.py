@@ -126,7 +126,7 @@ def test_the_device_without_a_gpu(project: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_device_that_is_not_there_is_an_error_not_a_fallback(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (project / "params.yaml").write_text(RUNTIME % "cuda")
-    with pytest.raises(UserError, match=r"runtime\.device is `cuda`, but torch sees no CUDA device"):
+    with pytest.raises(UserError, match=r"device `cuda`: torch sees no CUDA device; .*runtime\.device, --device"):
         runtime.device()
     (project / "params.yaml").write_text(RUNTIME % "tpu")
     with pytest.raises(UserError, match=r"runtime\.device"):
@@ -143,3 +143,12 @@ def test_a_killed_write_leaves_the_old_file(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
     assert done.returncode == -9
     assert path.read_text() == "old"
+
+
+def test_a_folder_that_takes_no_results_is_named_with_its_option(tmp_path: Path) -> None:
+    runtime.require_writable(tmp_path / "new/deep", "--out")
+    assert not list((tmp_path / "new/deep").iterdir())
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file/below", Path("/proc/no")):
+        with pytest.raises(UserError, match=rf"^--out {folder}: can't be written into \(.+\); name another folder$"):
+            runtime.require_writable(folder, "--out")

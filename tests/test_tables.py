@@ -156,6 +156,17 @@ def other_split(file: Path) -> None:
     tables.write_file(content.set_column(index, "split", pa.array(["training"] * content.num_rows)), file)
 
 
+def no_text(file: Path) -> None:
+    content = pq.read_table(file)
+    bad = pa.array([b"\xff\xfe"] * content.num_rows).cast(pa.string(), safe=False)
+    index = content.column_names.index("caption")
+    tables.write_file(content.set_column(index, "caption", bad), file)
+
+
+def no_json(file: Path) -> None:
+    tables.write_file(pq.read_table(file).replace_schema_metadata({"diffusionreward": "{"}), file)
+
+
 def twice(file: Path) -> None:
     file.with_name("part-00001.parquet").write_bytes(file.read_bytes())
 
@@ -165,6 +176,8 @@ def twice(file: Path) -> None:
     [
         (truncate, "truncated or not Parquet"),
         (empty, "truncated or not Parquet"),
+        (no_text, "Invalid UTF8 sequence"),
+        (no_json, "damaged, truncated or not Parquet (Expecting"),
         (no_stamp, "expected table faces v1, found no table stamp"),
         (other_version, "expected table faces v1, found faces v99"),
         (other_table, "expected table faces v1, found pairs v1"),

@@ -99,6 +99,8 @@ def labels_status(
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Show how far the rounds are and how much people agree: those in the database and those already exported."""
+    if database != DATABASE and not _exists(database):  # the default one is there once someone has voted
+        raise UserError(f"{without_password(database)}: no such database; name the one that was voted into")
     rows = {row["event_id"]: row for row in votes.exported()}
     with _one_line():
         rows |= {row["event_id"]: row for row in (_open(database).votes() if _exists(database) else [])}

@@ -36,8 +36,9 @@ class LabelsParams(Params):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"annotator `{twice[0]}` is listed twice")
         main = sum(annotator.panel == "main" for annotator in self.annotators)
-        if self.source != "human" and main < max(self.votes.test_votes, self.votes.overlap_votes):
-            raise ValueError(f"{main} main annotators can't cast {self.votes.test_votes} votes on a pair")
+        for name in ("test_votes", "overlap_votes"):
+            if self.source != "human" and main < (wanted := getattr(self.votes, name)):
+                raise ValueError(f"votes.{name}: {main} annotators of panel main can't cast {wanted} votes on a pair")
         return self
 
     def panel(self, name: Literal["main", "second"]) -> list[str]:

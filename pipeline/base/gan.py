@@ -6,6 +6,7 @@ StyleGAN2 and GFPGAN.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,7 @@ from pipeline.base.measure import Rows
 from pipeline.base.params import TrainParams
 from pipeline.evaluation.dataset import Dataset
 from pipeline.metrics.perceptual import PerceptualDistance
-from pipeline.params import Params, UserError
+from pipeline.params import Params, UserError, one_line
 from pipeline.restorers.gfpgan import GFPGAN, Size
 from pipeline.runtime import atomic, noise_like_ids, stable_seed
 from pipeline.training import Images, Loss, Stateful, drawn_batch, images_of, require_split, warmup_cosine
@@ -177,16 +178,27 @@ class GanObjective:
         return total / len(images.ids)
 
 
+def require_network(params: NetworkParams, size: int) -> None:
+    """Raise UserError where no GFPGAN of this shape restores images of `size` px; only shapes are computed."""
+    try:
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # no channel at all is only warned about
+            network = GFPGAN(Size(size, **params.model_dump()))
+            network.decode(network.encode(torch.zeros(1, 3, size, size)), torch.zeros(1, network.noise_size))
+    except (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError) as error:  # the package checks nothing
+        raise UserError(f"gan.network: no such network works for {size} px: {one_line(error)}") from None
+
+
 def train_gfpgan(
     params: GanParams, seed: int, size: int, train: Dataset, val: Dataset, out: Path, scratch: Path,
     device: torch.device,
 ) -> tuple[GFPGAN, Rows]:  # fmt: skip
     """Train U-Net and decoder together from scratch; write restorer and discriminator to `out`; the curve's rows.
 
-    Raises UserError unless `train` is split train, and for a discriminator too deep for `size`.
+    Raises UserError unless `train` is split train, and for networks that don't fit `size`.
     """
     require_split(train, "train", "gan")
     params.discriminator.must_fit(size)
+    require_network(params.network, size)
     torch.manual_seed(stable_seed(seed, "gan", "gfpgan"))
     restorer = GFPGAN(Size(size, **params.network.model_dump())).to(device)
     objective = GanObjective(restorer, params, seed)

@@ -18,7 +18,15 @@ from pipeline.evaluation.summary import Comparison
 from pipeline.metrics.catalogue import METRICS, REWARDS, SET_METRICS, STANDARD, VQFR, get
 from pipeline.params import UserError
 from pipeline.report import formats
-from pipeline.runtime import configure, device, one_line_errors, runtime_params, write_json, write_text
+from pipeline.runtime import (
+    configure,
+    device,
+    one_line_errors,
+    require_writable,
+    runtime_params,
+    write_json,
+    write_text,
+)
 
 
 class Protocol(StrEnum):
@@ -53,8 +61,6 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
 ) -> None:
     """Score folders of restored faces, with paired intervals; images are paired by name."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out}: is a file; name a folder")
     configure(runtime_params())
     opened = folders.read(dataset, results, only_common, name)
     restored = opened.results
@@ -71,6 +77,8 @@ def compare(
         for other in dict.fromkeys((baseline, "lq"))
         if other != model
     ]
+    require_writable(out, "--out")
+    require_writable(cache, "--cache")
     samples = max(len(each) for each in restored.values())
     plan = Plan(asked, comparisons, resamples, seed, samples, samples, roles=None)
     result, rows = measure(opened.dataset, restored.items(), plan, rewards, ScoreCache(cache), notes, opened.published)

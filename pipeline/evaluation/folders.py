@@ -10,8 +10,8 @@ from typing import overload
 from PIL import Image
 
 from pipeline.evaluation.dataset import Dataset
-from pipeline.images import UNREADABLE, Pixels, decode, resize
-from pipeline.params import UserError
+from pipeline.images import UNREADABLE, Pixels, decode, resize, unreadable
+from pipeline.params import UserError, printable
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 HQ_NAMES = ("hq", "gt", "high_quality", "celeba_512_validation")
@@ -69,6 +69,8 @@ def find(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in SUFFIXES:
+            if (shown := printable(path.name)) != path.name:
+                raise UserError(f"{folder}: the name of {shown} is not UTF-8; rename it, images are paired by name")
             if path.stem in found:
                 raise UserError(f"{folder}: {found[path.stem].name} and {path.name} have one name; keep one of them")
             found[path.stem] = path
@@ -196,7 +198,7 @@ def _one_size(paths: Sequence[Path]) -> tuple[int, int]:
             with Image.open(path) as image:
                 sizes.setdefault(image.size, path)
         except UNREADABLE as error:
-            raise UserError(f"{path}: not a readable image ({error})") from None
+            raise UserError(f"{path}: not a readable image ({unreadable(error)})") from None
         if len(sizes) > 1:
             (one, first), (two, second) = sizes.items()
             raise UserError(

@@ -90,8 +90,8 @@ class RetinaFaceDetector:
     def __init__(self, weights: Path) -> None:
         if not weights.is_file():
             raise UserError(
-                f"faces.weights: {weights} is missing; the detector `facexlib` needs {RETINAFACE} of facexlib's "
-                "release v0.1.0 at that path (or set faces.detector to dlib)"
+                f"{weights} is missing; the detector `facexlib` needs {RETINAFACE} of facexlib's release v0.1.0 at "
+                "that path (faces.weights, --weights); or choose the detector dlib"
             )
         from facexlib.detection.retinaface import RetinaFace  # only this detector pays for its import
 
@@ -100,7 +100,7 @@ class RetinaFaceDetector:
             state = torch.load(weights, map_location="cpu", weights_only=True)
             self.model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
         except Exception:  # whatever bytes that are no checkpoint make torch.load and load_state_dict raise
-            raise UserError(f"faces.weights: {weights}: not the weights of facexlib's {RETINAFACE}") from None
+            raise UserError(f"{weights}: not the weights of facexlib's {RETINAFACE}") from None
 
     def __call__(self, image: Pixels, min_score: float) -> list[Found]:
         with torch.inference_mode():

@@ -14,7 +14,7 @@ from pipeline.faces.params import FacesParams
 from pipeline.faces.records import Face, Reject, short_id
 from pipeline.images import Pixels, decode, resize
 from pipeline.parallel import parallel_map
-from pipeline.params import UserError
+from pipeline.params import UserError, printable
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 CHUNK = 1024  # most files looked at before asking whether there are enough faces
@@ -32,19 +32,20 @@ class Reader:
 
     def __call__(self, name: str) -> list[Face] | Reject:
         """The faces of the file `name` (relative to the folder), or why there are none."""
+        shown = printable(name)
         try:
             data = (self.folder / name).read_bytes()
-            image = decode(data, name)
+            image = decode(data, shown)
             caption = read_caption(self.folder / name)
-            group = self._group(name, data)
+            group = self._group(shown, data)
             crops = self._aligned(image) if self.params.aligned else self._photo(image)
         except OSError as error:
-            return Reject(name, f"not readable ({error.strerror})")
+            return Reject(shown, f"not readable ({error.strerror})")
         except UserError as error:
-            return Reject(name, str(error).removeprefix(f"{name}: "))
+            return Reject(shown, str(error).removeprefix(f"{shown}: "))
         height, width = image.shape[:2]
         content = hashlib.sha256(data).hexdigest()
-        return [Face(short_id(content, crop), face, width, height, name, group, caption) for crop, face in crops]
+        return [Face(short_id(content, crop), face, width, height, shown, group, caption) for crop, face in crops]
 
     def _aligned(self, image: Pixels) -> list[tuple[str, Pixels]]:
         height, width = image.shape[:2]

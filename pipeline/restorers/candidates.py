@@ -9,16 +9,18 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.evaluation.dataset import Dataset
 from pipeline.images import Pixels, encode_png, to_tensor, to_uint8
-from pipeline.params import Params, UserError
+from pipeline.params import Params
 from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.external import External, source_names
 from pipeline.restorers.load import BaseRestorer, load
 from pipeline.runtime import progress, stable_seed
 from pipeline.tables import image_cell
+
+ANCHORS = ("hq", "smooth", "sharp")
 
 
 class SettingParams(Params):
@@ -60,8 +62,12 @@ class RestoreParams(Params):
     settings: dict[str, SettingParams] = Field(min_length=1)
     anchors: AnchorParams
 
-
-ANCHORS = ("hq", "smooth", "sharp")
+    @field_validator("settings")
+    @classmethod
+    def _names_are_free(cls, settings: dict[str, SettingParams]) -> dict[str, SettingParams]:
+        if clash := sorted(set(settings) & set(ANCHORS)):
+            raise ValueError(f"`{clash[0]}`: {', '.join(ANCHORS)} are the anchors' names")
+        return settings
 
 
 def candidates(
@@ -69,11 +75,9 @@ def candidates(
 ) -> Iterator[dict[str, Any]]:
     """Rows of the candidates table: every sample of every setting, then the HQ and the two wrong anchors.
 
-    `faces` is the table that knows external images' source names. Raises UserError for a setting named like an anchor,
-    a restorer that is not in `restorers`, or an external folder that does not fit.
+    `faces` is the table that knows external images' source names. Raises UserError for a restorer that is not in
+    `restorers`, or an external folder that does not fit.
     """
-    if clash := sorted(set(params.settings) & set(ANCHORS)):
-        raise UserError(f"restore.settings.{clash[0]}: {', '.join(ANCHORS)} are the anchors' names")
     assert dataset.hq is not None
     sources = source_names(faces)
     folders = {name: setting.folder for name, setting in params.settings.items() if setting.folder is not None}

@@ -68,8 +68,8 @@ class Settings:
     rank: int | None = None  # that OSEDiff's adapters must have; None: any
 
 
-def import_weights(files: Files, out: Path, settings: Settings, device: torch.device) -> list[str]:
-    """Write `out/denoiser`, and `out/diffbir` and `out/osediff` where their files are given; the names of these.
+def import_weights(files: Files, out: Path, settings: Settings, device: torch.device) -> None:
+    """Write `out/denoiser`, and `out/diffbir` and `out/osediff` where their files are given.
 
     Raises UserError for a missing, truncated or foreign file, naming it.
     """
@@ -78,16 +78,12 @@ def import_weights(files: Files, out: Path, settings: Settings, device: torch.de
     source = out / "denoiser"
     denoiser.save(source)
     denoiser.to(device).eval().requires_grad_(False)
-    made = []
     if files.diffbir and files.cleaner:
         controlnet, cleaner = import_controlnet(files.diffbir, denoiser), import_cleaner(files.cleaner)
         restorer = DiffBIR(denoiser, controlnet, settings.native_size, settings.steps, settings.eta, source, cleaner)
         restorer.save(out / DiffBIR.kind)
-        made.append(DiffBIR.kind)
     if files.osediff:  # last, since it changes the denoiser
         import_osediff(files.osediff, denoiser, settings, source).save(out / OSEDiff.kind)
-        made.append(OSEDiff.kind)
-    return made
 
 
 def import_denoiser(path: Path, prediction_type: str) -> Denoiser:

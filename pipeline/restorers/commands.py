@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
 import torch
@@ -26,7 +28,16 @@ from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.gfpgan import GFPGAN, from_official
 from pipeline.restorers.load import load
 from pipeline.restorers.osediff import OSEDiff, adapted_encoder
-from pipeline.runtime import Device, RuntimeParams, atomic, configure, device, one_line_errors, write_text
+from pipeline.runtime import (
+    Device,
+    RuntimeParams,
+    atomic,
+    configure,
+    device,
+    one_line_errors,
+    require_writable,
+    write_text,
+)
 
 weights_app = typer.Typer(no_args_is_help=True, help="Official weights in, trained weights out.")
 OFFICIAL = Settings()
@@ -51,19 +62,21 @@ def import_(
     ] = "epsilon",
 ) -> None:
     """Turn the official files into restorers that every command and stage can load. Nothing is fetched."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out}: is a file; name a folder")
     configure(RuntimeParams())
     if stable_diffusion is None and (diffbir or cleaner or osediff or not gfpgan):
         raise UserError("--stable-diffusion: missing; DiffBIR and OSEDiff are made of it (--gfpgan alone needs none)")
-    if gfpgan:
-        from_official(gfpgan).save(out / GFPGAN.kind)
-        print(out / GFPGAN.kind)
-    if stable_diffusion:
-        settings = Settings(native_size=size, prediction_type=prediction_type)
-        made = import_weights(Files(stable_diffusion, diffbir, cleaner, osediff), out, settings, device("cpu"))
-        for name in made or ["denoiser"]:
-            print(out / name)
+    require_writable(out, "--out")
+    with TemporaryDirectory(dir=out, prefix=".import.") as folder:  # all of it, or nothing
+        building = Path(folder)
+        if gfpgan:
+            from_official(gfpgan).save(building / GFPGAN.kind)
+        if stable_diffusion:
+            settings = Settings(native_size=size, prediction_type=prediction_type)
+            import_weights(Files(stable_diffusion, diffbir, cleaner, osediff), building, settings, device("cpu"))
+        for made in sorted(building.iterdir()):
+            shutil.rmtree(out / made.name, ignore_errors=True)
+            made.replace(out / made.name)
+            print(out / made.name)
 
 
 @weights_app.command("export")
@@ -80,6 +93,7 @@ def export(
     configure(RuntimeParams(device=on))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is a file or not empty; name a new folder")
+    require_writable(out, "--out")
     facts = Facts(
         read(params) if params else None,
         _labels(votes) if votes else None,
@@ -96,7 +110,6 @@ def export(
 
 
 def _export_gfpgan(restorer: GFPGAN, out: Path) -> dict[str, str]:
-    out.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu() for name, value in restorer.official_state().items()}
     with atomic(out / "gfpgan.pth") as temporary:
         torch.save({"params_ema": state}, temporary)
@@ -104,7 +117,6 @@ def _export_gfpgan(restorer: GFPGAN, out: Path) -> dict[str, str]:
 
 
 def _export_diffbir(restorer: DiffBIR, out: Path) -> dict[str, str]:
-    out.mkdir(parents=True, exist_ok=True)
     export_controlnet(restorer.controlnet, out / "controlnet.pth")
     _with_hint(restorer.controlnet).save_pretrained(out / "controlnet")
     return {
@@ -124,7 +136,6 @@ def _with_hint(controlnet: ControlNetModel) -> ControlNetModel:
 
 
 def _export_osediff(restorer: OSEDiff, out: Path) -> dict[str, str]:
-    out.mkdir(parents=True, exist_ok=True)
     files = {}
     if adapted_encoder(restorer.denoiser):
         export_osediff(restorer, out / "osediff.pkl")

@@ -24,6 +24,10 @@ from pipeline.restorers.protocol import Prediction, Rollout, RolloutSettings
 from pipeline.runtime import atomic, noise_like_ids, write_json
 
 DECODER = "stylegan_decoder."  # prefix of the decoder's parameters in the official files
+ORIGIN = (
+    "GFPGANv1.4.pth is in release v1.3.4 of github.com/TencentARC/GFPGAN; put it into weights/ "
+    "(or name its place in gan.pretrained)"
+)
 Encoding = tuple[torch.Tensor, list[torch.Tensor]]  # style codes, and scale and shift of each resolution
 
 
@@ -190,19 +194,20 @@ def from_official(path: Path, size: Size = OFFICIAL) -> GFPGAN:
 
     Raises UserError where the file is missing, unreadable, has no `params_ema`, or holds another network.
     """
-    where = (
-        "GFPGANv1.4.pth is in release v1.3.4 of github.com/TencentARC/GFPGAN; put it into weights/ "
-        "(or name its place in gan.pretrained)"
-    )
-    if not path.is_file():
-        raise UserError(f"{path}: missing; {where}")
+    require_official(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several unrelated kinds for a truncated or foreign file
-        raise UserError(f"{path}: not a readable PyTorch file ({one_line(error)}); {where}") from None
+        raise UserError(f"{path}: not a readable PyTorch file ({one_line(error)}); {ORIGIN}") from None
     if not isinstance(content, dict) or not isinstance(content.get("params_ema"), dict):
-        raise UserError(f"{path}: no `params_ema` inside; {where}")
+        raise UserError(f"{path}: no `params_ema` inside; {ORIGIN}")
     return _filled(size, content["params_ema"], path)
+
+
+def require_official(path: Path) -> None:
+    """Raise UserError where the authors' file is missing, saying where it comes from and belongs."""
+    if not path.is_file():
+        raise UserError(f"{path}: missing; {ORIGIN}")
 
 
 def _filled(size: Size, state: Mapping[str, torch.Tensor], where: Path) -> GFPGAN:

@@ -16,6 +16,7 @@ from pipeline.restorers.gfpgan import GFPGAN, load_gfpgan
 from pipeline.restorers.osediff import OSEDiff, load_osediff
 
 BaseRestorer = DiffBIR | OSEDiff | GFPGAN
+KINDS = (DiffBIR.kind, OSEDiff.kind, GFPGAN.kind)
 
 
 def load(folder: Path, device: torch.device) -> BaseRestorer:
@@ -38,12 +39,12 @@ def load(folder: Path, device: torch.device) -> BaseRestorer:
 
 
 def _load(folder: Path, config: dict[str, Any], device: torch.device) -> BaseRestorer:
-    if config["kind"] not in ("diffbir", "osediff", "gfpgan"):
-        raise UserError(f"{folder / 'restorer.json'}: unknown kind {config['kind']!r}; known: diffbir, osediff, gfpgan")
-    if config["kind"] == "gfpgan":  # the one without a denoiser
+    if config["kind"] not in KINDS:
+        raise UserError(f"{folder / 'restorer.json'}: unknown kind {config['kind']!r}; known: {', '.join(KINDS)}")
+    if config["kind"] == GFPGAN.kind:  # the one without a denoiser
         return load_gfpgan(folder, config, device)
     source = (folder / config["denoiser"]).resolve()
     denoiser = load_denoiser(source, device)
-    if config["kind"] == "diffbir":
+    if config["kind"] == DiffBIR.kind:
         return load_diffbir(folder, config, denoiser, source)
     return load_osediff(folder, config, denoiser, source)

@@ -207,7 +207,7 @@ def check_official(path: Path | str) -> None:
     if not Path(path).is_file():
         raise UserError(
             f"{path} is missing: download {' or '.join(HPS_FILES)} of the HPSv2 project from the model hub and put it "
-            f"into {Path(path).parent}/, or set frm.*.pretrained to null to train from scratch"
+            "there, or set frm.*.pretrained to null to train from scratch"
         )
 
 

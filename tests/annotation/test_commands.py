@@ -82,3 +82,10 @@ def test_a_round_of_things_that_were_not_made_together_is_refused(
     done = CliRunner().invoke(app, ["labels", "round", "--pairs", "4", "--gold", "0", "--repeats", "0"])
     assert done.exit_code == 0, done.output
     assert "`dvc repro label` finds those" in done.output  # there are no labels here, so no pair is unsure
+
+
+def test_a_database_that_is_not_there_is_an_error_but_for_the_default(project: Path) -> None:
+    done = CliRunner().invoke(app, ["labels", "status", "--database", "sqlite:///nowhere.sqlite"])
+    assert done.exit_code == 2
+    assert done.output == "error: sqlite:///nowhere.sqlite: no such database; name the one that was voted into\n"
+    assert CliRunner().invoke(app, ["labels", "status"]).exit_code == 0

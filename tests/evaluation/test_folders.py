@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -229,3 +230,20 @@ def test_folders_are_compared_outside_a_project_too(work):
     done = run("--dataset", "Set", "--results", "near", "--metrics", "psnr", "--resamples", "200")
     assert done.exit_code == 0, done.output
     assert "| near |" in done.output
+
+
+def test_a_folder_that_takes_no_tables_is_said_before_anything_is_scored(work, monkeypatch):
+    monkeypatch.setattr(commands, "measure", lambda *_: pytest.fail("scored first"))
+    (work / "file").touch()
+    for option in ("--out", "--cache"):
+        done = run("--dataset", "Set", "--results", "near", "--metrics", "psnr", option, "file")
+        assert done.exit_code == 2
+        [line] = done.output.splitlines()
+        assert line.startswith(f"error: {option} file: can't be written into")
+
+
+def test_a_name_that_is_no_utf8_is_refused(work):
+    (work / "near" / os.fsdecode(b"m\xfcller.png")).touch()
+    done = run("--dataset", "Set", "--results", "near", "--metrics", "psnr")
+    assert done.exit_code == 2
+    assert "near: the name of m\\xfcller.png is not UTF-8; rename it" in done.output

@@ -52,7 +52,7 @@ class Zoo:
         self.osediff = official.osediff(self.unet, self.vae)
         self.write("osediff.pkl", self.osediff)
         self.files = Files(*(folder / name for name in ("sd.ckpt", "v1_face.pth", "swinir.ckpt", "osediff.pkl")))
-        assert import_weights(self.files, folder / "out", SMALL, CPU) == ["diffbir", "osediff"]
+        import_weights(self.files, folder / "out", SMALL, CPU)
 
     def write(self, name: str, content: Any) -> Path:
         torch.save(content, self.folder / name)

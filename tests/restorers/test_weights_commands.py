@@ -37,7 +37,7 @@ def test_official_diffbir_in_and_out(tmp_path: Path) -> None:
         *("import", "--stable-diffusion", tmp_path / "sd.ckpt", "--out", tmp_path / "models", "--size", 64),
         *("--diffbir", tmp_path / "v1_face.pth", "--cleaner", tmp_path / "swinir.ckpt"),
     )
-    assert (code, lines) == (0, [str(tmp_path / "models/diffbir")])
+    assert (code, lines) == (0, [str(tmp_path / "models" / name) for name in ("denoiser", "diffbir")])
     code, lines = run(
         *("export", tmp_path / "models/diffbir", "--out", tmp_path / "out"),
         *("--params", ROOT / "profiles/paper.yaml"),
@@ -123,6 +123,20 @@ def test_official_gfpgan_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "GFPGANv1.4.pth").write_bytes(b"")
     with pytest.raises(UserError, match=r"GFPGANv1\.4\.pth: not a readable PyTorch file \(EOFError"):
         small(tmp_path / "GFPGANv1.4.pth")
+
+
+def test_an_import_leaves_nothing_where_one_of_its_files_is_bad(tmp_path: Path) -> None:
+    torch.save({"state_dict": official.stable_diffusion()}, tmp_path / "sd.ckpt")
+    (tmp_path / "bad.pkl").write_bytes(b"an error page")
+    command = ("import", "--stable-diffusion", tmp_path / "sd.ckpt", "--out", tmp_path / "models", "--size", 64)
+    (tmp_path / "models/denoiser").mkdir(parents=True)
+    (tmp_path / "models/denoiser/of_before").touch()
+    code, (line,) = run(*command, "--osediff", tmp_path / "bad.pkl")
+    assert code == 2
+    assert line.startswith(f"error: {tmp_path / 'bad.pkl'}")
+    assert [path.name for path in (tmp_path / "models").rglob("*")] == ["denoiser", "of_before"]
+    assert run(*command) == (0, [str(tmp_path / "models/denoiser")])
+    assert not (tmp_path / "models/denoiser/of_before").exists()
 
 
 def test_a_folder_in_use_and_a_missing_model_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,7 +139,7 @@ def test_official_checkpoint_is_loaded(tmp_path: Path, prefix: str) -> None:
 
 def test_missing_checkpoint_names_file_source_and_place(config: RewardConfig) -> None:
     model = FaceRewardModel.from_config(config)
-    with pytest.raises(UserError, match=r"weights/HPS_v2_compressed\.pt is missing.*HPSv2 project.*into weights/"):
+    with pytest.raises(UserError, match=r"weights/HPS_v2_compressed\.pt is missing.*HPSv2 project.*put it there"):
         model.load_official("weights/HPS_v2_compressed.pt")
 
 
