@@ -142,7 +142,7 @@ class PublishedDiffBIR(DiffBIR):
 
     def start_training(self) -> None:
         super().start_training()
-        self._graph = None
+        self.graph = None
 
     def hold_frozen(self, dtype: torch.dtype) -> None:
         """They stay fp32, as published."""

@@ -77,7 +77,7 @@ def equal_steps(restorer: BaseRestorer, frm: FaceRewardModel, params: ReflParams
     params = params.model_copy(update={"precision": "fp32"})
     refl = ReFL(restorer, frm, params, VARIANTS["full"], images, seed, Accelerator(cpu=device.type == "cpu"))
     if isinstance(restorer, DiffBIR):
-        restorer._graph = None  # a replayed graph hides its operations from the counter
+        restorer.graph = None  # a replayed graph hides its operations from the counter
 
     def micro_step(index: int, rollout: int) -> int:
         refl.rollout = RolloutSettings(rollout + 1, 1, params.rollout.eta)  # as many steps, and then one with gradient

@@ -85,7 +85,7 @@ class DiffBIR(nn.Module):
         self.source = source
         self.cleaner = cleaner
         self.frozen: ControlNetModel | None = None
-        self._graph: CudaGraph | None = None  # of `denoise`, for rollouts on a GPU
+        self.graph: CudaGraph | None = None  # of `denoise`, for rollouts on a GPU
         self._held = torch.float32  # precision of the frozen weights
 
     def controls(
@@ -173,7 +173,7 @@ class DiffBIR(nn.Module):
         for now, after in pairwise(times[: stop + 1]):
             eta = low + (high - low) * float(torch.rand((), generator=rng))
             noise = torch.randn(condition.shape, generator=rng).to(condition)
-            latents = self._step(latents, now, after, condition, prompts, eta, noise, self._graph or self.denoise)
+            latents = self._step(latents, now, after, condition, prompts, eta, noise, self.graph or self.denoise)
         return Rollout(latents, times[stop])
 
     def predict(self, rollout: Rollout, condition: torch.Tensor, prompts: torch.Tensor) -> Prediction:
@@ -205,7 +205,7 @@ class DiffBIR(nn.Module):
         self.denoiser.eval().requires_grad_(False)
         self.controlnet.train().requires_grad_(True)
         if self.denoiser.device.type == "cuda":
-            self._graph = CudaGraph(self.denoise)
+            self.graph = CudaGraph(self.denoise)
 
     def hold_frozen(self, dtype: torch.dtype) -> None:
         """Hold the weights of the UNet, the autoencoder and the ControlNet's frozen copy in `dtype`.

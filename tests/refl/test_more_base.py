@@ -68,7 +68,7 @@ def test_half_precision_and_cuda_graphs_change_nothing_of_diffbirs_control(
 
     def with_graph(restorer: DiffBIR) -> None:
         start(restorer)
-        restorer._graph = replayed  # type: ignore[assignment]
+        restorer.graph = replayed  # type: ignore[assignment]
 
     monkeypatch.setattr(DiffBIR, "start_training", with_graph)
     curves = []

@@ -30,13 +30,13 @@ def test_a_replayed_rollout_is_the_plain_one_and_follows_the_weights(half: torch
     restorer = tiny.diffbir()
     restorer.cuda()
     restorer.start_training()
-    assert restorer._graph is not None
-    graph = restorer._graph
+    assert restorer.graph is not None
+    graph = restorer.graph
     for _ in range(2):
         with torch.autocast("cuda", half, enabled=half is not None):
-            restorer._graph = graph
+            restorer.graph = graph
             replayed = rolled(restorer).latents
-            restorer._graph = None
+            restorer.graph = None
             torch.testing.assert_close(replayed, rolled(restorer).latents, rtol=0, atol=0)
         with torch.no_grad():
             for parameter in restorer.controlnet.parameters():
