@@ -1,14 +1,16 @@
-"""`diffusionreward check`: every group of params.yaml against its model, before hours of work and not between them."""
+"""`diffusionreward check`: params.yaml and what it names, before hours of work and not between them."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from pipeline.annotation.labels import LabelsParams
 from pipeline.annotation.pairs import PairsParams
 from pipeline.annotation.svm import SvmParams
-from pipeline.base.gan import GanParams, require_network
+from pipeline.base.gan import GanParams
 from pipeline.base.params import BaseParams
 from pipeline.degradation import DegradationParams
 from pipeline.evaluation.params import BenchmarkParams
@@ -27,7 +29,7 @@ from pipeline.restorers.external import External
 from pipeline.restorers.gfpgan import require_official
 from pipeline.restorers.load import KINDS
 from pipeline.reward.learning import LearningParams
-from pipeline.reward.model import check_official, open_clip_config
+from pipeline.reward.model import check_official
 from pipeline.reward.params import FrmParams, RewardParams
 from pipeline.reward.train import build
 from pipeline.runtime import RuntimeParams, one_line_errors
@@ -53,7 +55,9 @@ MODELS: dict[str, type[Params]] = {
 
 @one_line_errors
 def check() -> None:
-    """Check every group of params.yaml: unknown keys, wrong types, values out of range."""
+    """Check params.yaml: unknown keys, wrong types, values out of range; folders, weights, networks that it names."""
+    for name in ("seed", "image_size"):
+        value(name)
     problems = _refl_problems()
     restorers = [] if problems else value("refl.restorers")
     for group, model in MODELS.items():
@@ -112,12 +116,11 @@ def _late_problems() -> list[str]:
     benchmark = load("benchmark", BenchmarkParams)
     try:
         known_metrics([name for name in benchmark.metrics if name not in SET_METRICS], "benchmark.metrics")
+        benchmark.must_not_name(value("refl.restorers"))
     except UserError as error:
         problems.append(str(error))
-    if taken := sorted(set(benchmark.external) & set(value("refl.restorers"))):
-        problems.append(f"benchmark.external: {taken[0]} is a restorer of the pipeline; give the folder another name")
     labels, frm = load("labels", LabelsParams), load("frm", FrmParams)
-    if size // max(labels.scales) < 2:
+    if labels.source != "human" and size // max(labels.scales) < 2:
         problems.append(f"labels.scales: {max(labels.scales)} leaves no gradient in images of {size} px")
     if labels.source == "simulated":
         voters = {one.name for one in labels.annotators}
@@ -157,17 +160,14 @@ def _impossible_networks() -> list[str]:
             new_controlnet(new_denoiser(*parts, base.prediction_type))
 
     def adversarial() -> None:
+        gan.must_fit(size)
         if gan.pretrained:
-            return require_official(Path(gan.pretrained))
-        gan.discriminator.must_fit(size)
-        require_network(gan.network, size)
+            require_official(Path(gan.pretrained))
 
     def reward(model: RewardParams) -> None:
         if model.pretrained:
             check_official(model.pretrained)
-        if isinstance(model.architecture, str):  # large: its name must do
-            open_clip_config(model.architecture)
-        else:
+        with torch.device("meta"):  # of any size at once, without memory
             build(model.model_copy(update={"pretrained": None}), frm.default_caption, value("seed"))
 
     problems = []
@@ -181,5 +181,5 @@ def _impossible_networks() -> list[str]:
             look()
         except UserError as error:
             said = str(error).replace("frm.*", key)
-            problems.append(said if said.startswith(key) else f"{key}: {said}")
+            problems.append(said if said.startswith(f"{key}.") else f"{key}: {said}")
     return problems

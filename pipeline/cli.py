@@ -6,11 +6,8 @@ Heavy modules are imported inside the commands, so that `--help` answers at once
 from __future__ import annotations
 
 import importlib
-import logging
 
 import typer
-
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it; it warns of kernels that nobody asked for
 
 STAGES = {
     "prepare": "Faces of the sample generator or of a folder, aligned, checked, split by group.",
@@ -29,7 +26,7 @@ STAGES = {
 }
 
 COMMANDS = {  # what people use outside the DAG: module, attribute, help
-    "check": ("pipeline.check", "check", "Check every group of params.yaml, as `make repro` does first."),
+    "check": ("pipeline.check", "check", "Check params.yaml and what it names, as `make repro` does first."),
     "restore": ("pipeline.commands", "restore", "Restore the faces of your own photos with a trained restorer."),
     "benchmark": ("pipeline.evaluation.commands", "compare", "Compare folders of restored faces, with intervals."),
     "annotate": ("pipeline.annotation.commands", "annotate", "Open the page on which people judge pairs."),

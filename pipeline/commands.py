@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from pipeline.faces.detection import load_detector
+from pipeline.faces.params import DetectorName
 from pipeline.params import UserError
 from pipeline.photos import Finder, restore_photos
 from pipeline.restorers.load import load as load_restorer
@@ -22,9 +23,7 @@ def restore(
     out: Annotated[Path, typer.Option(help="Folder of the results, PNG files.")],
     model: Annotated[Path, typer.Option(help="A saved restorer.")] = Path("data/refl/diffbir/full"),
     aligned: Annotated[bool, typer.Option(help="The images are aligned crops: restore each as a whole.")] = False,
-    detector: Annotated[
-        Literal["dlib", "facexlib"], typer.Option(help="dlib works offline; facexlib needs --weights.")
-    ] = "dlib",
+    detector: Annotated[DetectorName, typer.Option(help="dlib works offline; facexlib needs --weights.")] = "dlib",
     weights: Annotated[Path | None, typer.Option(help="facexlib's detection_Resnet50_Final.pth.")] = None,
     min_score: Annotated[
         float, typer.Option(help="Least score of a face: dlib's margin, facexlib's probability.")

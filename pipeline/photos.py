@@ -175,6 +175,8 @@ def paste(photo: Pixels, face: Pixels, matrix: NDArray[np.float64]) -> Pixels:
     forward = matrix * ratio
     forward[:, 2] += (ratio - 1) / 2  # centres of pixels
     left, top, right, bottom = _place(forward, small.shape[0], photo)
+    if left == right or top == bottom:  # wholly outside
+        return photo
     forward[:, 2] += forward[:, :2] @ (left, top)  # from pixels of that part alone
     part, side = photo[top:bottom, left:right], (right - left, bottom - top)
     cubic, linear = (cv2.WARP_INVERSE_MAP | how for how in (cv2.INTER_CUBIC, cv2.INTER_LINEAR))

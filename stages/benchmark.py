@@ -21,7 +21,7 @@ from pipeline.evaluation.scoring import ScoreCache, load_reward
 from pipeline.evaluation.summary import Comparison, restorer_comparisons, score_table
 from pipeline.evaluation.votes import rankings
 from pipeline.metrics.compute import expand
-from pipeline.params import UserError, load, value
+from pipeline.params import load, value
 from pipeline.restorers.external import External, source_names
 from pipeline.restorers.load import load as load_restorer
 from pipeline.runtime import device, stage, write_json, write_text
@@ -54,8 +54,7 @@ def main(
     cache = ScoreCache(CACHE)
 
     own = Opened(from_tables(data / "faces", data / "degraded"), {}, [], None)
-    if taken := sorted(set(params.external) & set(matrix)):
-        raise UserError(f"benchmark.external: {taken[0]} is a restorer of the pipeline; give the folder another name")
+    params.must_not_name(matrix)
     sources = source_names(data / "faces")
     whose = tables.read_frame(tables.FACES, data / "faces", ["face_id", "group_id"])
     people = dict(zip(whose["face_id"], whose["group_id"], strict=True))

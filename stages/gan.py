@@ -10,7 +10,7 @@ import typer
 from pipeline.base.gan import GanObjective, GanParams, train_gfpgan
 from pipeline.base.measure import Rows, measure
 from pipeline.evaluation.dataset import from_tables
-from pipeline.params import UserError, load, value
+from pipeline.params import load, value
 from pipeline.restorers.gfpgan import from_official
 from pipeline.runtime import device, stage, write_json, write_text
 from pipeline.scratch import key
@@ -27,9 +27,8 @@ def main() -> None:
     val = from_tables(FACES, DEGRADED, "val")
     rows: Rows
     if params.pretrained:
+        params.must_fit(size)
         restorer = from_official(Path(params.pretrained)).to(device())
-        if size != restorer.native_size:
-            raise UserError(f"gan.pretrained restores {restorer.native_size} px, image_size is {size}; set it to null")
         restorer.save(OUT)
         loss = GanObjective(restorer, params, seed).validation(images_of(val))
         rows = [{"restorer": "gfpgan", "step": 0, "train_loss": float("nan"), "val_loss": loss}]

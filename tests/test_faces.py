@@ -192,13 +192,20 @@ def test_bad_files_are_rejected_with_their_reason_and_the_run_goes_on(project: P
 
 def test_a_name_that_is_no_utf8_reaches_the_tables_as_its_bytes(project: Path) -> None:
     fill(project / "photos", 3)
-    (project / "photos" / os.fsdecode(b"m\xfcller.png")).write_bytes(encode_png(picture(20)))
-    (project / "photos" / os.fsdecode(b"bad\xff.png")).write_bytes(b"")
+    people = project / "photos" / os.fsdecode(b"m\xfcller")
+    people.mkdir()
+    (people / os.fsdecode(b"\xe4.png")).write_bytes(encode_png(picture(20)))
+    (people / os.fsdecode(b"bad\xff.png")).write_bytes(b"")
+    (people / os.fsdecode(b"\xf6.png")).write_bytes(encode_png(picture(21)))
+    (people / os.fsdecode(b"\xf6.txt")).write_bytes("schön".encode("latin-1"))
     shares = {"train": 1.0, "preference": 0.0, "val": 0.0, "test": 0.0}
     configure(FOLDER | {"group_by": "folder", "splits": shares})
     prepare.main()
-    assert "m\\xfcller.png" in tables.read_frame(tables.FACES, prepare.FACES, ["face_id", "source"])["source"].tolist()
-    assert tables.read_frame(tables.REJECTS, prepare.REJECTS)["path"].tolist() == ["bad\\xff.png"]
+    sources = tables.read_frame(tables.FACES, prepare.FACES, ["face_id", "source"])["source"].tolist()
+    assert sorted(sources) == ["000.png", "001.png", "002.png", "m\\xfcller/\\xe4.png"]
+    rejects = tables.read_frame(tables.REJECTS, prepare.REJECTS)
+    assert rejects["path"].tolist() == ["m\\xfcller/\\xf6.png", "m\\xfcller/bad\\xff.png"]
+    assert rejects["reason"][0] == "its caption \\xf6.txt is not UTF-8 text"
 
 
 def test_too_many_bad_files_are_an_error_that_names_some(project: Path) -> None:

@@ -23,6 +23,12 @@ def name_of(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", match.group()).lower()
 
 
+def test_bitsandbytes_counts_as_absent() -> None:
+    """pyiqa's requirements bring it; imported, it costs every process two seconds and a warning."""
+    code = "import pipeline; from importlib.util import find_spec; assert find_spec('bitsandbytes') is None"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_the_wheel_holds_every_module_template_and_script(tmp_path: Path) -> None:
     for name in ("pipeline", "stages"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -104,6 +104,7 @@ def test_only_a_faces_place_is_pasted_and_as_over_the_whole_photo(photo: Pixels,
     whole = (photo + weight * (placed.astype(np.float32) - photo)).round().clip(0, 255)
     ours = paste(photo, face, matrix)
     assert (ours != photo).any()
+    assert np.array_equal(paste(photo, face, matrix - [[0, 0, 5000], [0, 0, 0]]), photo)  # its place is outside
     np.testing.assert_allclose(ours, whole, atol=1)
     assert np.array_equal(ours[weight[..., 0] == 0], photo[weight[..., 0] == 0])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -91,7 +92,7 @@ def test_check_names_every_wrong_key_at_once(
         ("    annotators: [sim-6,", "    annotators: [sim-9,", "frm.heldout.annotators: `sim-9` is none of"),
         ("  c: [0.01,", "  c: [0.0,", "svm.c.0: Input should be greater than 0"),
         ("  steps: 200 # of each training", "  steps: 20 # of each training", "learning.steps: 20 end within"),
-        ("seed: 0\nimage", "image", "`seed` is missing"),
+        ("seed: 0\nimage", "image", "error: params.yaml: `seed` is missing\n"),
         (
             "{restorer: osediff, samples: 2}",
             "{restorer: external, samples: 1, folder: here}",
@@ -106,13 +107,34 @@ def test_check_names_every_wrong_key_at_once(
         ("test_votes: 3", "test_votes: 8", "votes.test_votes: 5 annotators of panel main can't cast 8"),
         ("norm_num_groups: 16", "norm_num_groups: 7", "base.unet: no such network can be built"),
         ("narrow: 0.0625", "narrow: 0.001", "gan.network: no such network works for 64 px"),
-        ("  pretrained: null # path", "  pretrained: no.pth # path", "gan: no.pth: missing; GFPGANv1.4.pth is in"),
+        ("  pretrained: null # path", "  pretrained: no.pth # path", "gan.pretrained restores 512 px, image_size is 64"),
         ("timm_model_name: test_nfnet", "timm_model_name: nfnet", "frm.reward.architecture: no such network"),
-        ("    pretrained: null # an", "    pretrained: no.pt # an", "no.pt is missing: download HPS_v2_compressed.pt"),
+        ("    pretrained: null # an", "    pretrained: no.pt # an", "frm.reward: no.pt is missing: download HPS_v2"),
+        ("    pretrained: null # an", "    pretrained: no.pt # an", "or set frm.reward.pretrained to null"),
     ):
         assert problem in complaint((right, wrong))
     said = complaint(("keep: last #", "keep: best #"), ("patience: null # evaluations", "patience: 3 # evaluations"))
     assert "refl.diffbir.patience: more_base spends the compute of all steps" in said
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=IDS)
+def test_check_takes_every_profile_once_its_files_are_there(
+    profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = profile.read_text(encoding="utf-8")
+    Path("params.yaml").write_text(content, encoding="utf-8")
+    files = set(re.findall(r"^ +\w+: (weights/\S+\.\w+)", content, flags=re.MULTILINE))
+    assert bool(files) == (profile.stem == "paper")
+    if files:
+        with pytest.raises(SystemExit):
+            check()
+        said = capsys.readouterr().err
+        assert all(f"{file}: missing" in said or f"{file} is missing" in said for file in files)
+    for file in files:
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).touch()
+    check()
 
 
 def expand(key: str, content: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import networkx
+import yaml
 from dvc.repo import Repo
 
 from bench import tables
@@ -24,6 +25,22 @@ def test_relative_links_and_pictures_are_there() -> None:
     local = [target for target in targets if target and not target.startswith("http")]
     assert local
     assert not [target for target in local if not (ROOT / target).exists()]
+
+
+def test_what_the_page_on_extending_names_is_there() -> None:
+    page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+    assert all((ROOT / "docs" / link).exists() for link in re.findall(r"\]\(([^)\s]+)", page))
+    named = re.findall(r"`([\w/]+\.py)`(?: \(((?:`\w+`(?:, )?)+)\))?", page)
+    assert len(named) > 15
+    for file, names in named:
+        code = (ROOT / file).read_text(encoding="utf-8")
+        assert not [name for name in re.findall(r"\w+", names) if not re.search(rf"\b{name}\b", code)], file
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for key in re.findall(r"`((?:benchmark|features|labels|frm|refl|restore)\.[a-z_.]+)", page):
+        part: Any = params
+        for name in key.rstrip(".").split("."):
+            assert name in part, key
+            part = part[name]
 
 
 def test_make_targets_and_profiles_are_there() -> None:

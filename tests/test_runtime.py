@@ -149,6 +149,6 @@ def test_a_folder_that_takes_no_results_is_named_with_its_option(tmp_path: Path)
     runtime.require_writable(tmp_path / "new/deep", "--out")
     assert not list((tmp_path / "new/deep").iterdir())
     (tmp_path / "file").touch()
-    for folder in (tmp_path / "file", tmp_path / "file/below", Path("/proc/no")):
+    for folder in (tmp_path / "file", tmp_path / "file/below", Path("/proc/no"), Path("/proc")):
         with pytest.raises(UserError, match=rf"^--out {folder}: can't be written into \(.+\); name another folder$"):
             runtime.require_writable(folder, "--out")

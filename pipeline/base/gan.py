@@ -23,7 +23,7 @@ from pipeline.base.params import TrainParams
 from pipeline.evaluation.dataset import Dataset
 from pipeline.metrics.perceptual import PerceptualDistance
 from pipeline.params import Params, UserError, one_line
-from pipeline.restorers.gfpgan import GFPGAN, Size
+from pipeline.restorers.gfpgan import GFPGAN, OFFICIAL, Size
 from pipeline.runtime import atomic, noise_like_ids, stable_seed
 from pipeline.training import Images, Loss, Stateful, drawn_batch, images_of, require_split, warmup_cosine
 
@@ -42,11 +42,6 @@ class DiscriminatorParams(Params):
     channels: list[int] = Field(min_length=1)  # from full size downwards, halving the side each time
     learning_rate: float = Field(gt=0)
     r1: float = Field(ge=0)  # weight of the gradient penalty
-
-    def must_fit(self, size: int) -> None:
-        """Raise UserError where images of `size` px can't be halved so often."""
-        if 2 ** len(self.channels) > size:
-            raise UserError(f"gan.discriminator.channels: each of them halves the side, too many for {size} px")
 
 
 class GanWeightParams(Params):
@@ -68,6 +63,27 @@ class GanParams(Params):
     weights: GanWeightParams
     perceptual_net: Literal["alex", "vgg"]  # of ST-LPIPS
     train: TrainParams
+
+    def must_fit(self, size: int) -> None:
+        """Raise UserError where these networks don't restore or judge images of `size` px; only shapes are computed."""
+        if self.pretrained:
+            if size != OFFICIAL.out_size:
+                raise UserError(f"gan.pretrained restores {OFFICIAL.out_size} px, image_size is {size}; set it to null")
+            return
+        if 2 ** len(self.discriminator.channels) > size:
+            raise UserError(f"gan.discriminator.channels: each of them halves the side, too many for {size} px")
+        try:
+            with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # no channel at all is but a warning
+                network = GFPGAN(Size(size, **self.network.model_dump()))
+                network.decode(network.encode(torch.zeros(1, 3, size, size)), torch.zeros(1, network.noise_size))
+        except (
+            ValueError,
+            RuntimeError,
+            TypeError,
+            LookupError,
+            ArithmeticError,
+        ) as error:  # the package checks nothing
+            raise UserError(f"gan.network: no such network works for {size} px: {one_line(error)}") from None
 
 
 class Discriminator(nn.Module):
@@ -178,16 +194,6 @@ class GanObjective:
         return total / len(images.ids)
 
 
-def require_network(params: NetworkParams, size: int) -> None:
-    """Raise UserError where no GFPGAN of this shape restores images of `size` px; only shapes are computed."""
-    try:
-        with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # no channel at all is only warned about
-            network = GFPGAN(Size(size, **params.model_dump()))
-            network.decode(network.encode(torch.zeros(1, 3, size, size)), torch.zeros(1, network.noise_size))
-    except (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError) as error:  # the package checks nothing
-        raise UserError(f"gan.network: no such network works for {size} px: {one_line(error)}") from None
-
-
 def train_gfpgan(
     params: GanParams, seed: int, size: int, train: Dataset, val: Dataset, out: Path, scratch: Path,
     device: torch.device,
@@ -197,8 +203,7 @@ def train_gfpgan(
     Raises UserError unless `train` is split train, and for networks that don't fit `size`.
     """
     require_split(train, "train", "gan")
-    params.discriminator.must_fit(size)
-    require_network(params.network, size)
+    params.must_fit(size)
     torch.manual_seed(stable_seed(seed, "gan", "gfpgan"))
     restorer = GFPGAN(Size(size, **params.network.model_dump())).to(device)
     objective = GanObjective(restorer, params, seed)

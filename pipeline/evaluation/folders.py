@@ -69,14 +69,19 @@ def find(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in SUFFIXES:
-            if (shown := printable(path.name)) != path.name:
-                raise UserError(f"{folder}: the name of {shown} is not UTF-8; rename it, images are paired by name")
+            _require_utf8(path)
             if path.stem in found:
                 raise UserError(f"{folder}: {found[path.stem].name} and {path.name} have one name; keep one of them")
             found[path.stem] = path
     if not found:
         raise UserError(f"{folder}: no images ({', '.join(sorted(SUFFIXES))})")
     return found
+
+
+def _require_utf8(path: Path) -> None:
+    """Names are ids: of images, of methods, of datasets."""
+    if (shown := printable(path.name)) != path.name:
+        raise UserError(f"{printable(str(path.parent))}: the name of {shown} is not UTF-8; rename it")
 
 
 def find_samples(folder: Path) -> dict[Path, dict[str, Path]]:
@@ -106,6 +111,8 @@ def read(dataset: Path, results: Sequence[Path], only_common: bool, name: str = 
     Raises UserError naming the folder for missing names, different sizes, images that are no squares, unreadable
     files or two folders of one name.
     """
+    for folder in (dataset.resolve(), *(each.resolve() for each in results)):
+        _require_utf8(folder)
     hq_folder, lq_folder = locate(dataset)
     hq, lq = (find(hq_folder) if hq_folder else None), find(lq_folder)
     found = {folder.resolve().name: find_samples(folder) for folder in results}

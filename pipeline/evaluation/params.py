@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from pydantic import Field, field_validator
 
-from pipeline.params import Params
+from pipeline.params import Params, UserError
 
 
 class FolderParams(Params):
@@ -27,6 +28,13 @@ class BenchmarkParams(Params):
     diversity_samples: int = Field(ge=0, le=64)  # under 2: diversity is not measured
     batch_size: int = Field(ge=1, le=1024)
     resamples: int = Field(ge=100, le=1_000_000)
+
+    def must_not_name(self, restorers: Iterable[str]) -> None:
+        """Raise UserError where an external row has the name of one of the pipeline's own `restorers`."""
+        if taken := sorted(set(self.external) & set(restorers)):
+            raise UserError(
+                f"benchmark.external: {taken[0]} is a restorer of the pipeline; give the folder another name"
+            )
 
     @field_validator("datasets")
     @classmethod

@@ -134,7 +134,7 @@ def read_caption(image: Path) -> str:
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError:
-        raise UserError(f"its caption {image.with_suffix('.txt').name} is not UTF-8 text") from None
+        raise UserError(f"its caption {printable(image.with_suffix('.txt').name)} is not UTF-8 text") from None
 
 
 def read_persons(folder: Path) -> dict[str, str]:

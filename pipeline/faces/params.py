@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from pipeline.params import Params
 
+DetectorName = Literal["dlib", "facexlib"]
+
 
 class Splits(Params):
     """Share of the groups (persons or files) in each split; they sum to 1."""
@@ -35,7 +37,7 @@ class FacesParams(Params):
     folder: str | None
     aligned: bool
     group_by: Literal["file", "folder", "person"]
-    detector: Literal["dlib", "facexlib"]
+    detector: DetectorName
     weights: str | None
     detection_size: int = Field(ge=64, le=8192)
     max_rejected: float = Field(ge=0, le=1)

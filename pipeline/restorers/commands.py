@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
@@ -65,6 +65,9 @@ def import_(
     configure(RuntimeParams())
     if stable_diffusion is None and (diffbir or cleaner or osediff or not gfpgan):
         raise UserError("--stable-diffusion: missing; DiffBIR and OSEDiff are made of it (--gfpgan alone needs none)")
+    wanted = {"denoiser": stable_diffusion, DiffBIR.kind: diffbir, OSEDiff.kind: osediff, GFPGAN.kind: gfpgan}
+    if there := [out / name for name, given in wanted.items() if given and os.path.lexists(out / name)]:
+        raise UserError(f"{there[0]}: is there already; remove it, or name another --out")
     require_writable(out, "--out")
     with TemporaryDirectory(dir=out, prefix=".import.") as folder:  # all of it, or nothing
         building = Path(folder)
@@ -74,7 +77,6 @@ def import_(
             settings = Settings(native_size=size, prediction_type=prediction_type)
             import_weights(Files(stable_diffusion, diffbir, cleaner, osediff), building, settings, device("cpu"))
         for made in sorted(building.iterdir()):
-            shutil.rmtree(out / made.name, ignore_errors=True)
             made.replace(out / made.name)
             print(out / made.name)
 

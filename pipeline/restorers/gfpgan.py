@@ -25,8 +25,8 @@ from pipeline.runtime import atomic, noise_like_ids, write_json
 
 DECODER = "stylegan_decoder."  # prefix of the decoder's parameters in the official files
 ORIGIN = (
-    "GFPGANv1.4.pth is in release v1.3.4 of github.com/TencentARC/GFPGAN; put it into weights/ "
-    "(or name its place in gan.pretrained)"
+    "GFPGANv1.4.pth is in release v1.3.4 of github.com/TencentARC/GFPGAN; put it there, or name "
+    "its place (gan.pretrained, --gfpgan)"
 )
 Encoding = tuple[torch.Tensor, list[torch.Tensor]]  # style codes, and scale and shift of each resolution
 

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import softplus
 
 from pipeline import tables
+from pipeline.base import gan
 from pipeline.base.gan import Adversary, DiscriminatorParams, GanObjective, GanParams, train_gfpgan
 from pipeline.images import encode_png
 from pipeline.params import UserError
@@ -150,6 +151,16 @@ def test_a_discriminator_that_halves_the_side_too_often_is_refused(tmp_path: Pat
         train_gfpgan(deep, 0, SIZE, faces, val, tmp_path / "out", tmp_path / "scratch", torch.device("cpu"))
 
 
+@pytest.mark.parametrize("narrow", [0.001, 0.006])  # no channel; an odd number of them, which can't be halved
+def test_a_network_that_can_not_run_is_refused_and_drawing_nothing(narrow: float) -> None:
+    state = torch.get_rng_state()
+    thin = PARAMS | {"network": {"num_style_feat": 8, "channel_multiplier": 1, "narrow": narrow}}
+    with pytest.raises(UserError, match=r"^gan\.network: no such network works for 32 px: \S"):
+        GanParams.model_validate(thin).must_fit(SIZE)
+    params().must_fit(SIZE)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_only_train_faces_are_accepted(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="refuses faces of split `test`"):
         train(tmp_path, split="test")
@@ -201,11 +212,11 @@ def test_official_weights_of_another_size_are_refused(
     (project / "params.yaml").write_text(json.dumps(content))
     with pytest.raises(SystemExit):
         stage.main()
-    assert "weights/GFPGANv1.4.pth: missing" in capsys.readouterr().err
-    monkeypatch.setattr(stage, "from_official", lambda path: tiny.gfpgan(64))
+    assert "gan.pretrained restores 512 px, image_size is 32" in capsys.readouterr().err
+    monkeypatch.setattr(gan, "OFFICIAL", tiny.gfpgan(SIZE).size)
     with pytest.raises(SystemExit):
         stage.main()
-    assert "restores 64 px, image_size is 32" in capsys.readouterr().err
+    assert "weights/GFPGANv1.4.pth: missing" in capsys.readouterr().err
 
 
 def test_the_stage_takes_official_weights_as_they_are(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +224,7 @@ def test_the_stage_takes_official_weights_as_they_are(project: Path, monkeypatch
     content["gan"]["pretrained"] = "weights/GFPGANv1.4.pth"
     (project / "params.yaml").write_text(json.dumps(content))
     monkeypatch.setattr(stage, "from_official", lambda path: tiny.gfpgan(SIZE))
+    monkeypatch.setattr(gan, "OFFICIAL", tiny.gfpgan(SIZE).size)
     stage.main()
     saved, given = load(project / "data/base/gfpgan", torch.device("cpu")), tiny.gfpgan(SIZE)
     assert torch.equal(saved.decoder.constant_input.weight, given.decoder.constant_input.weight)

@@ -247,3 +247,7 @@ def test_a_name_that_is_no_utf8_is_refused(work):
     done = run("--dataset", "Set", "--results", "near", "--metrics", "psnr")
     assert done.exit_code == 2
     assert "near: the name of m\\xfcller.png is not UTF-8; rename it" in done.output
+    (work / "far").rename(work / os.fsdecode(b"f\xe4r"))
+    done = run("--dataset", "Set", "--results", os.fsdecode(b"f\xe4r"), "--metrics", "psnr")
+    assert done.exit_code == 2
+    assert "the name of f\\xe4r is not UTF-8; rename it" in done.output

@@ -129,14 +129,16 @@ def test_an_import_leaves_nothing_where_one_of_its_files_is_bad(tmp_path: Path) 
     torch.save({"state_dict": official.stable_diffusion()}, tmp_path / "sd.ckpt")
     (tmp_path / "bad.pkl").write_bytes(b"an error page")
     command = ("import", "--stable-diffusion", tmp_path / "sd.ckpt", "--out", tmp_path / "models", "--size", 64)
-    (tmp_path / "models/denoiser").mkdir(parents=True)
-    (tmp_path / "models/denoiser/of_before").touch()
     code, (line,) = run(*command, "--osediff", tmp_path / "bad.pkl")
     assert code == 2
     assert line.startswith(f"error: {tmp_path / 'bad.pkl'}")
-    assert [path.name for path in (tmp_path / "models").rglob("*")] == ["denoiser", "of_before"]
+    assert not list((tmp_path / "models").iterdir())
     assert run(*command) == (0, [str(tmp_path / "models/denoiser")])
-    assert not (tmp_path / "models/denoiser/of_before").exists()
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["denoiser"]
+    before = (tmp_path / "models/denoiser/unet/config.json").stat().st_mtime_ns
+    said = f"error: {tmp_path / 'models/denoiser'}: is there already; remove it, or name another --out"
+    assert run(*command) == (2, [said])
+    assert (tmp_path / "models/denoiser/unet/config.json").stat().st_mtime_ns == before
 
 
 def test_a_folder_in_use_and_a_missing_model_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
