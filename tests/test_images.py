@@ -69,8 +69,9 @@ def test_a_damaged_avif_is_named(picture: images.Pixels) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.kron(picture, np.ones((4, 4, 1), dtype=np.uint8))).save(buffer, format="AVIF")
     content = bytearray(buffer.getvalue())
-    content[-40:] = bytes(40)
-    with pytest.raises(UserError, match=r"^a\.avif: not a readable image"):
+    coded = content.index(b"mdat") + 4
+    content[coded : coded + 8] = b"\xff" * 8  # for which PIL raises a RuntimeError
+    with pytest.raises(UserError, match=r"^a\.avif: not a readable image \(Failed to decode"):
         images.decode(bytes(content), "a.avif")
 
 
