@@ -11,6 +11,7 @@ from pipeline.annotation.labels import LabelsParams
 from pipeline.annotation.pairs import PairsParams
 from pipeline.annotation.svm import SvmParams
 from pipeline.base.gan import GanParams
+from pipeline.base.official import official_files
 from pipeline.base.params import BaseParams
 from pipeline.degradation import DegradationParams
 from pipeline.evaluation.params import BenchmarkParams
@@ -22,7 +23,6 @@ from pipeline.params import PARAMS_FILE, Params, UserError, load, value
 from pipeline.refl.params import MORE_BASE, ReflParams, parse_variant
 from pipeline.report.params import ReportParams
 from pipeline.restorers.candidates import RestoreParams
-from pipeline.restorers.checkpoints import Files
 from pipeline.restorers.denoiser import new_denoiser
 from pipeline.restorers.diffbir import new_controlnet
 from pipeline.restorers.external import External
@@ -56,7 +56,7 @@ MODELS: dict[str, type[Params]] = {
 @one_line_errors
 def check() -> None:
     """Check params.yaml: unknown keys, wrong types, values out of range; folders, weights, networks that it names."""
-    for name in ("seed", "image_size"):
+    for name in ("seed", "image_size"):  # of no group; `value` says which is missing
         value(name)
     problems = _refl_problems()
     restorers = [] if problems else value("refl.restorers")
@@ -154,7 +154,7 @@ def _impossible_networks() -> list[str]:
 
     def diffusion() -> None:
         if base.weights:
-            Files(**{kind: Path(path) for kind, path in base.weights.model_dump().items()}).check()
+            official_files(base.weights).check()
         if base.unet and base.vae and base.text:
             parts = (base.unet.model_dump(), base.vae.model_dump(), base.text.model_dump())
             new_controlnet(new_denoiser(*parts, base.prediction_type))

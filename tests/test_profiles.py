@@ -107,7 +107,11 @@ def test_check_names_every_wrong_key_at_once(
         ("test_votes: 3", "test_votes: 8", "votes.test_votes: 5 annotators of panel main can't cast 8"),
         ("norm_num_groups: 16", "norm_num_groups: 7", "base.unet: no such network can be built"),
         ("narrow: 0.0625", "narrow: 0.001", "gan.network: no such network works for 64 px"),
-        ("  pretrained: null # path", "  pretrained: no.pth # path", "gan.pretrained restores 512 px, image_size is 64"),
+        (
+            "  pretrained: null # path",
+            "  pretrained: no.pth # path",
+            "gan.pretrained restores 512 px, image_size is",
+        ),
         ("timm_model_name: test_nfnet", "timm_model_name: nfnet", "frm.reward.architecture: no such network"),
         ("    pretrained: null # an", "    pretrained: no.pt # an", "frm.reward: no.pt is missing: download HPS_v2"),
         ("    pretrained: null # an", "    pretrained: no.pt # an", "or set frm.reward.pretrained to null"),

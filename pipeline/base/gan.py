@@ -76,13 +76,8 @@ class GanParams(Params):
             with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # no channel at all is but a warning
                 network = GFPGAN(Size(size, **self.network.model_dump()))
                 network.decode(network.encode(torch.zeros(1, 3, size, size)), torch.zeros(1, network.noise_size))
-        except (
-            ValueError,
-            RuntimeError,
-            TypeError,
-            LookupError,
-            ArithmeticError,
-        ) as error:  # the package checks nothing
+        # the package checks nothing itself
+        except (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError) as error:
             raise UserError(f"gan.network: no such network works for {size} px: {one_line(error)}") from None
 
 

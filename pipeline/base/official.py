@@ -10,7 +10,7 @@ import torch
 
 from pipeline.base.measure import Rows
 from pipeline.base.objectives import OsediffObjective, diffbir_validation
-from pipeline.base.params import BaseParams
+from pipeline.base.params import BaseParams, WeightParams
 from pipeline.evaluation.dataset import Dataset
 from pipeline.restorers.checkpoints import Files, Settings, import_weights
 from pipeline.restorers.denoiser import load_denoiser
@@ -37,7 +37,7 @@ def import_base(
         timestep=params.osediff.timestep,
         rank=params.osediff.rank,
     )
-    files = Files(**{kind: Path(path) for kind, path in params.weights.model_dump().items()})
+    files = official_files(params.weights)
     images = images_of(val)
     import_weights(files, out, settings, device)
     # not by `restorers.load`, which knows GFPGAN too: this stage would then be trained again when GFPGAN's code changes
@@ -50,6 +50,11 @@ def import_base(
     }
     rows = [{"restorer": name, "step": None, "train_loss": None, "val_loss": loss} for name, loss in losses.items()]
     return {"diffbir": diffbir, "osediff": osediff}, rows
+
+
+def official_files(weights: WeightParams) -> Files:
+    """The files that `base.weights` names; `check` on them says which are missing."""
+    return Files(**{kind: Path(path) for kind, path in weights.model_dump().items()})
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def test_impossible_panels_are_refused() -> None:
     content = shipped_labels().model_dump()
     with pytest.raises(UserError, match="`sim-1` is listed twice"):
         validate(LabelsParams, content | {"annotators": content["annotators"][:1] * 4}, "labels")
-    with pytest.raises(UserError, match="votes.test_votes: 2 annotators of panel main"):
+    with pytest.raises(UserError, match=r"votes\.test_votes: 2 annotators of panel main"):
         validate(LabelsParams, content | {"annotators": content["annotators"][:2]}, "labels")
     with pytest.raises(UserError, match="source"):
         validate(LabelsParams, content | {"source": "guess"}, "labels")
