@@ -1,65 +1,101 @@
-"""The README's two tables of results: means, and paired differences with their intervals.
+"""The tables of results in README and docs/: means, paired differences, and differences over seeds.
 
-`python -m bench.tables` after `make repro` prints them as Markdown from metrics/benchmark.json.
+`python -m bench.tables` after `make repro` prints them as Markdown from metrics/benchmark.json; `--metrics
+.runs/ablation/metrics/benchmark.json` those of an ablation, the table over seeds only where variants have several.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 
 METRICS = {
-    "id_dlib": "identity distance (dlib, held out) ↓",
-    "lmd_68": "landmark distance, px ↓",
-    "stlpips_vgg": "ST-LPIPS, VGG (in the loss) ↓",
-    "stlpips_alex": "ST-LPIPS, AlexNet (in the loss) ↓",
+    "id_dlib": "identity (dlib, held out) ↓",
+    "lmd_68": "landmarks, px ↓",
+    "stlpips_vgg": "ST-LPIPS (VGG) ↓",
+    "stlpips_alex": "ST-LPIPS (AlexNet) ↓",
+    "reward_frm": "its own reward ↑",
     "reward_heldout": "held-out reward ↑",
 }
-SHORT = ("identity", "landmarks", "ST-LPIPS, VGG", "ST-LPIPS, AlexNet", "held-out reward")
+HEADLINE = ("id_dlib", "lmd_68", "stlpips_vgg", "reward_heldout")
 Tree = Mapping[str, Any]
 
 
 def main(metrics: Path = Path("metrics/benchmark.json"), dataset: str = "test") -> None:
-    """Print both tables."""
+    """Print the tables."""
     benchmark = json.loads(metrics.read_text(encoding="utf-8"))
     print(means(benchmark, dataset), differences(benchmark, dataset), sep="\n\n")
+    if benchmark["seeds"][dataset]:
+        print("", seeds(benchmark, dataset), sep="\n")
 
 
-def means(benchmark: Tree, dataset: str) -> str:
+def means(benchmark: Tree, dataset: str, metrics: Sequence[str] = tuple(METRICS)) -> str:
     """A row for the LQ, the HQ and each variant of each restorer; – where a distance to the HQ says nothing."""
     scores = benchmark["scores"][dataset]
     rows = {"LQ": scores["lq"]["base"], "HQ": scores["hq"]["base"]}
     for restorer in benchmark["comparisons"][dataset]:  # in the order of the params
         rows |= {f"{restorer} {variant}": found for variant, found in scores[restorer].items()}
     cells = {
-        label: [f"{found[name]['mean']:.4f}" if name in found else "–" for name in METRICS]
+        label: [f"{found[name]['mean']:.4f}" if name in found else "–" for name in metrics]
         for label, found in rows.items()
     }
-    return _markdown(list(METRICS.values()), cells)
+    return _markdown(metrics, cells)
 
 
-def differences(benchmark: Tree, dataset: str) -> str:
-    """A row for each comparison of each restorer; bold: better, and the interval excludes zero."""
+def differences(
+    benchmark: Tree, dataset: str, metrics: Sequence[str] = tuple(METRICS), only: Sequence[str] = ()
+) -> str:
+    """A row for each comparison of each restorer (`only`: those named); bold: better, the interval excludes zero."""
     cells = {
-        f"{restorer}: {name}": [_difference(found[metric]) for metric in METRICS]
+        f"{restorer}: {name}": [_difference(found[metric]) for metric in metrics]
         for restorer, named in benchmark["comparisons"][dataset].items()
         for name, found in named.items()
+        if not only or name in only
     }
-    return _markdown(SHORT, cells)
+    return _markdown(metrics, cells)
+
+
+def seeds(benchmark: Tree, dataset: str) -> str:
+    """Differences of variants that have several seeds: mean, Student's 95 % interval, and each training's own."""
+    cells = {
+        f"{restorer}: {name}": [_over_seeds(found[metric], METRICS[metric].endswith("↑")) for metric in METRICS]
+        for restorer in benchmark["comparisons"][dataset]
+        for name, found in benchmark["seeds"][dataset].get(restorer, {}).items()
+        if "-" in name
+    }
+    return _markdown(tuple(METRICS), cells)
 
 
 def _difference(entry: Tree) -> str:
-    delta, low, high = (f"{value:+.4f}".replace("-", "−") for value in (entry["delta"], *entry["ci95"]))
-    plain = f"{delta} [{low}, {high}]"
-    return f"**{plain}**" if entry["better"] else f"{plain} (worse)" if entry["worse"] else plain
+    return _marked(entry["delta"], entry["ci95"], entry["better"], entry["worse"])
 
 
-def _markdown(columns: list[str] | tuple[str, ...], rows: Mapping[str, list[str]]) -> str:
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+def _over_seeds(entry: Tree, higher_is_better: bool) -> str:
+    values = ", ".join(map(_signed, entry["values"]))
+    if "ci95" not in entry:  # of two trainings
+        return f"{_signed(entry['mean'])} ({values})"
+    low, high = entry["ci95"]
+    above, below = low > 0, high < 0
+    better, worse = (above, below) if higher_is_better else (below, above)
+    return f"{_marked(entry['mean'], entry['ci95'], better, worse)} ({values})"
+
+
+def _marked(delta: float, interval: Sequence[float], better: bool, worse: bool) -> str:
+    low, high = map(_signed, interval)
+    plain = f"{_signed(delta)} [{low}, {high}]"
+    return f"**{plain}**" if better else f"{plain} (worse)" if worse else plain
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", "−")
+
+
+def _markdown(metrics: Sequence[str], rows: Mapping[str, list[str]]) -> str:
+    lines = ["| | " + " | ".join(METRICS[name] for name in metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
     return "\n".join([*lines, *(f"| {label} | " + " | ".join(cells) + " |" for label, cells in rows.items())])
 
 

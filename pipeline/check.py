@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,19 +15,20 @@ from pipeline.base.gan import GanParams
 from pipeline.base.official import official_files
 from pipeline.base.params import BaseParams
 from pipeline.degradation import DegradationParams
+from pipeline.evaluation.folders import open_set
 from pipeline.evaluation.params import BenchmarkParams
 from pipeline.faces.params import FacesParams
 from pipeline.features import FeatureParams
-from pipeline.metrics.catalogue import SET_METRICS
+from pipeline.metrics.catalogue import PYIQA_BLIND, SET_METRICS
 from pipeline.metrics.catalogue import known as known_metrics
 from pipeline.params import PARAMS_FILE, Params, UserError, load, value
 from pipeline.refl.params import MORE_BASE, ReflParams, parse_variant
 from pipeline.report.params import ReportParams
 from pipeline.restorers.candidates import RestoreParams
 from pipeline.restorers.denoiser import new_denoiser
-from pipeline.restorers.diffbir import new_controlnet
+from pipeline.restorers.diffbir import DiffBIR, new_controlnet
 from pipeline.restorers.external import External
-from pipeline.restorers.gfpgan import require_official
+from pipeline.restorers.gfpgan import GFPGAN, require_official
 from pipeline.restorers.load import KINDS
 from pipeline.reward.learning import LearningParams
 from pipeline.reward.model import check_official
@@ -114,24 +116,51 @@ def _late_problems() -> list[str]:
         if setting.restorer not in (*KINDS, External.kind):
             problems.append(f"restore.settings.{name}.restorer: unknown restorer `{setting.restorer}`")
     benchmark = load("benchmark", BenchmarkParams)
-    try:
-        known_metrics([name for name in benchmark.metrics if name not in SET_METRICS], "benchmark.metrics")
-        benchmark.must_not_name(value("refl.restorers"))
-    except UserError as error:
-        problems.append(str(error))
+    features = [name for name in load("features", FeatureParams).names if name != PYIQA_BLIND]
+    problems += _refused(
+        partial(known_metrics, features, "features.names"),
+        partial(known_metrics, benchmark.metrics, "benchmark.metrics", SET_METRICS),
+        partial(benchmark.must_not_name, value("refl.restorers")),
+        *(
+            partial(open_set, name, one.lq, one.hq, size, one.resize)
+            for name, one in benchmark.datasets.items()
+            if all(Path(folder).is_dir() for folder in (one.lq, one.hq) if folder)
+        ),
+    )
     labels, frm = load("labels", LabelsParams), load("frm", FrmParams)
     if labels.source != "human" and size // max(labels.scales) < 2:
         problems.append(f"labels.scales: {max(labels.scales)} leaves no gradient in images of {size} px")
     if labels.source == "simulated":
+        if (wanted := frm.evaluation.min_annotators) > labels.votes.test_votes:
+            problems.append(
+                f"frm.evaluation.min_annotators: {wanted}, but labels.votes.test_votes gives a pair "
+                f"{labels.votes.test_votes}, so no pair would count in the headline"
+            )
         voters = {one.name for one in labels.annotators}
         for where, model in (("reward", frm.reward), ("heldout", frm.heldout)):
             if silent := sorted(set(model.annotators or ()) - voters):
                 problems.append(f"frm.{where}.annotators: `{silent[0]}` is none of labels.annotators")
     for name in value("refl.restorers"):
-        if MORE_BASE in value("refl.variants") and load(f"refl.{name}", ReflParams).patience:
+        refl = load(f"refl.{name}", ReflParams)
+        if MORE_BASE in value("refl.variants") and refl.patience:
             problems.append(f"refl.{name}.patience: {MORE_BASE} spends the compute of all steps; set it to null")
+        if name != DiffBIR.kind and refl.rollout.renoise > 1:
+            problems.append(f"refl.{name}.rollout.renoise: {name} samples from no noise; set it to 1")
+        if name == GFPGAN.kind and refl.normalise:
+            problems.append(f"refl.{name}.normalise: {name} has no timestep to normalise by; set it to false")
     if (steps := load("learning", LearningParams).steps) <= frm.training.warmup_steps:
         problems.append(f"learning.steps: {steps} end within frm.training.warmup_steps ({frm.training.warmup_steps})")
+    return problems
+
+
+def _refused(*looks: Callable[[], object]) -> list[str]:
+    """What those of `looks` that refuse say."""
+    problems = []
+    for look in looks:
+        try:
+            look()
+        except UserError as error:
+            problems.append(str(error))
     return problems
 
 
@@ -177,9 +206,6 @@ def _impossible_networks() -> list[str]:
         ("frm.reward", partial(reward, frm.reward)),
         ("frm.heldout", partial(reward, frm.heldout)),
     ):
-        try:
-            look()
-        except UserError as error:
-            said = str(error).replace("frm.*", key)
-            problems.append(said if said.startswith(f"{key}.") else f"{key}: {said}")
+        said = [one.replace("frm.*", key) for one in _refused(look)]
+        problems += [one if one.startswith(f"{key}.") else f"{key}: {one}" for one in said]
     return problems

@@ -29,7 +29,7 @@ def encode_png(image: Pixels) -> bytes:
 
 
 def decode(data: bytes, where: str) -> Pixels:
-    """RGB uint8 array [H, W, 3] of encoded bytes; EXIF rotation applied.
+    """RGB uint8 array [H, W, 3] of encoded bytes, in sRGB; EXIF rotation applied.
 
     Raises UserError with `where` (file and row, or path) when the bytes are not a whole image, and for 16-bit or float
     grey, which would be clipped to white.
@@ -39,12 +39,29 @@ def decode(data: bytes, where: str) -> Pixels:
     try:
         with Image.open(io.BytesIO(data)) as image:
             mode = image.mode
-            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+            pixels = np.asarray(_in_srgb(ImageOps.exif_transpose(image)).convert("RGB"), dtype=np.uint8)
     except UNREADABLE as error:
         raise UserError(f"{where}: not a readable image ({unreadable(error)})") from None
     if mode == "F" or mode.startswith("I"):
         raise UserError(f"{where}: {mode} pixels of more than 8 bit; save it as 8-bit RGB")
     return pixels
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """An RGB picture whose embedded profile is another one (a phone's Display P3) in sRGB, which models know."""
+    from PIL import ImageCms
+
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode != "RGB":
+        return image
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(own).lower():
+            return image
+        converted = ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"))
+    except (ImageCms.PyCMSError, OSError):  # a damaged profile: the numbers are all that is known
+        return image
+    return converted or image
 
 
 def unreadable(error: Exception) -> str:

@@ -21,6 +21,7 @@ from pipeline.params import UserError, printable
 from pipeline.runtime import write_bytes
 
 FEATHER = 0.12  # of the aligned face's side: where the pasted face fades into the photo
+AT_ONCE = 4  # faces in the model's memory: a group photo may show dozens
 TOO_LARGE = 2.0  # times the native size: beyond, the restored face is visibly coarser than the photo around it
 
 
@@ -154,11 +155,15 @@ class Restoration:
             result = paste(result, face, matrix)
         return result, max(size / zoom(matrix) for matrix in matrices)
 
-    def _faces(self, crops: Sequence[Pixels]) -> Sequence[Pixels]:
+    def _faces(self, crops: Sequence[Pixels]) -> list[Pixels]:
         ids = [f"{self.content}-{index}" for index in range(len(crops))]
-        with torch.inference_mode():
-            output = self.restorer.restore(to_tensor(crops).to(self.device), [""] * len(crops), ids, self.seed)
-        return list(to_uint8(output))
+        restored: list[Pixels] = []
+        for start in range(0, len(crops), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            lq = to_tensor(crops[part]).to(self.device)
+            with torch.inference_mode():
+                restored += list(to_uint8(self.restorer.restore(lq, [""] * len(lq), ids[part], self.seed)))
+        return restored
 
 
 def zoom(matrix: NDArray[np.float64]) -> float:

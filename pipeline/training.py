@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -51,6 +52,7 @@ class Images:
     captions: tuple[str, ...]
     hq: torch.Tensor
     lq: torch.Tensor
+    people: tuple[str, ...] | None = None  # whose each face is, where some share a person
 
     def pick(self, rows: Sequence[int], mirrored: Sequence[bool]) -> tuple[torch.Tensor, torch.Tensor]:
         """HQ and LQ [n, 3, H, W] in [-1, 1] of these rows, mirrored left to right where asked."""
@@ -63,9 +65,8 @@ def images_of(dataset: Dataset) -> Images:
     """All images of a dataset of equal size. Raises UserError where it has no HQ."""
     if dataset.hq is None:
         raise UserError(f"{dataset.name}: training needs HQ images")
-    hq = torch.stack([torch.from_numpy(image.copy()) for image in dataset.hq])
-    lq = torch.stack([torch.from_numpy(image.copy()) for image in dataset.lq])
-    return Images(dataset.ids, dataset.captions, hq, lq)
+    hq, lq = (torch.from_numpy(np.stack(side)) for side in (dataset.hq, dataset.lq))
+    return Images(dataset.ids, dataset.captions, hq, lq, dataset.people)
 
 
 def drawn_batch(
@@ -91,7 +92,8 @@ def warmup_cosine(step: int, warmup: int, steps: int) -> float:
 def adamw(
     parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float, foreach: bool | None = None
 ) -> torch.optim.AdamW:
-    """AdamW over what trains; no weight decay on biases, norms and other parameters of fewer than two dimensions.
+    """AdamW over what trains; no weight decay on biases, norms and other parameters of fewer than two dimensions
+    (GFPGAN's biases have four, so they decay).
 
     `foreach` False: one parameter at a time, without a GPU's temporaries as large as the network.
     """

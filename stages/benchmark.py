@@ -56,8 +56,6 @@ def main(
     own = Opened(from_tables(data / "faces", data / "degraded"), {}, [], None)
     params.must_not_name(matrix)
     sources = source_names(data / "faces")
-    whose = tables.read_frame(tables.FACES, data / "faces", ["face_id", "group_id"])
-    people = dict(zip(whose["face_id"], whose["group_id"], strict=True))
     theirs = {name: External(Path(path), own.dataset, sources) for name, path in params.external.items()}
     with_theirs = [*comparisons, *(Comparison(name, "base-lq", f"{name}/base", "lq") for name in theirs)]
     size = own.dataset.size
@@ -71,15 +69,14 @@ def main(
         external = ((f"{name}/base", images, 1) for name, images in theirs.items() if opened is own)
         kept = keep(opened.dataset, chain(restorers, external), params.batch_size, seed, restored)
         asked = replace(plan, comparisons=with_theirs) if opened is own else plan
-        known = people if opened is own else None
-        result, scored = measure(opened.dataset, kept, asked, rewards, cache, opened.notes, opened.published, known)
+        result, scored = measure(opened.dataset, kept, asked, rewards, cache, opened.notes, opened.published)
         results.append(result)
         scores += scored
     tables.write(tables.SCORES, data / "scores", scores)
 
     whole = joined(results)
     whole["bradley_terry"]["preference"] = rankings(
-        data / "votes", data / "pairs", data / "candidates", seed, params.resamples
+        data / "votes", data / "pairs", data / "candidates", data / "faces", seed, params.resamples
     )
     costs = {name: cost(load_restorer(one["base"], device()), own.dataset, seed) for name, one in matrix.items()}
     write_json(metrics_out, whole | {"restorers": costs})

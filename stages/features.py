@@ -12,11 +12,24 @@ import typer
 from pipeline import tables
 from pipeline.features import FeatureParams, no_numbers
 from pipeline.images import Pixels
-from pipeline.metrics import awing, compute, embeddings, identity, landmarks, perceptual, regions, signal, vqfr
+from pipeline.metrics import (
+    arcface,
+    awing,
+    catalogue,
+    compute,
+    embeddings,
+    identity,
+    landmarks,
+    perceptual,
+    regions,
+    signal,
+    vqfr,
+)
 from pipeline.params import UserError, load
 from pipeline.runtime import file_hash, stable_hash, stage
 
-CODE = (awing, compute, embeddings, identity, landmarks, perceptual, regions, signal, vqfr)  # that computes a feature
+# that computes a feature
+CODE = (arcface, awing, catalogue, compute, embeddings, identity, landmarks, perceptual, regions, signal, vqfr)
 
 
 @stage

@@ -68,7 +68,7 @@ def main() -> None:
         if name == "reward":
             right = correct(pd.Series(difference, index=test.pair_id).loc[measured.pair_id].to_numpy(), measured.p_a)
             for rival, one in theirs.items():
-                others[rival]["frm_minus"] = lead(right, one, measured.face_id, seed, params.evaluation.resamples)
+                others[rival]["frm_minus"] = lead(right, one, measured.group_id, seed, params.evaluation.resamples)
         found[name]["robustness"], fall = robustness(model, *known.candidates.take(hq.row), params.evaluation, seed)
         kept = min(curve, key=lambda row: row["select_loss"])
         found[name]["trained_on"] = {

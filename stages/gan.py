@@ -25,19 +25,20 @@ def main() -> None:
     """Train GFPGANv1Clean against a discriminator, or start from `gan.pretrained`; measure it on split val."""
     params, seed, size = load("gan", GanParams), int(value("seed")), int(value("image_size"))
     val = from_tables(FACES, DEGRADED, "val")
-    rows: Rows
+    curve: Rows = []  # of training
     if params.pretrained:
         params.must_fit(size)
         restorer = from_official(Path(params.pretrained)).to(device())
         restorer.save(OUT)
         loss = GanObjective(restorer, params, seed).validation(images_of(val))
-        rows = [{"restorer": "gfpgan", "step": 0, "train_loss": float("nan"), "val_loss": loss}]
+        rows: Rows = [{"restorer": "gfpgan", "step": None, "train_loss": None, "val_loss": loss}]
     else:
         scratch = Path(".scratch/gan") / key(params, seed, size, FACES, DEGRADED)
         train = from_tables(FACES, DEGRADED, "train")
         restorer, rows = train_gfpgan(params, seed, size, train, val, OUT, scratch, device())
+        curve = rows
     write_text(CURVE, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
-    write_json(METRICS, measure({"gfpgan": restorer}, rows, val, seed, device(), params.validation_batch))
+    write_json(METRICS, measure({"gfpgan": restorer}, curve, val, seed, device(), params.validation_batch))
 
 
 if __name__ == "__main__":

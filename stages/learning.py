@@ -48,7 +48,7 @@ def main() -> None:
         return correct(reward_differences(trained, known.candidates, head, frm.evaluation.batch_size), head.p_a)
 
     by_votes = label(known.pairs, labels)
-    entries = learning_curve(by_votes, with_svm, judge, head.face_id, params, seed, frm.evaluation.resamples)
+    entries = learning_curve(by_votes, with_svm, judge, head, params, seed, frm.evaluation.resamples)
     kinds = known.taught_by(frm.reward, prior_votes, "frm.reward")
     write_json(SUMMARY, {"steps": params.steps, "seeds": params.seeds, "labels": kinds, "shares": entries})
     write_text(PLOT, pd.DataFrame(curve_rows(entries)).to_csv(index=False, float_format="%.6g"))

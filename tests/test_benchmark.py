@@ -83,12 +83,13 @@ def write_votes(root: Path) -> None:
             for c, name in made.items()
         ],
     )
-    sides = {"p0": ("c0", "c1"), "p1": ("c1", "c0"), "p2": ("c0", "c2")}
+    sides = {"p0": ("c0", "c1"), "p1": ("c1", "c0"), "p2": ("c0", "c2"), "p3": ("c1", "c0")}
     tables.write(
         tables.PAIRS,
         root / "data/pairs",
         [
-            {"pair_id": pair, "face_id": "p", "candidate_a": a, "candidate_b": b, "split": "fit", "why": "random"}
+            {"pair_id": pair, "face_id": "p", "candidate_a": a, "candidate_b": b, "split": "fit"}
+            | {"why": "repeat" if pair == "p3" else "random"}
             for pair, (a, b) in sides.items()
         ],
     )
@@ -99,6 +100,7 @@ def write_votes(root: Path) -> None:
         ("p2", "b", ""),
         ("p0", "both_bad", ""),
         ("p1", "a", "u"),
+        ("p3", "a", ""),
     ]
     tables.write(
         tables.VOTES,
@@ -228,7 +230,7 @@ def test_samples_seeds_votes_and_costs(project):
     assert set(result["bradley_terry"]["test"]) == {"reward_frm", "reward_heldout"}
     assert result["restorers"]["diffbir"]["params"] is None  # the stand-in is no network
     assert result["metrics"]["entropy"]["roles"] == ["in_svm"]
-    assert result["metrics"]["psnr"]["roles"] == []
+    assert result["metrics"]["psnr"]["roles"] == ["in_loss"]
 
 
 def test_folders_are_benchmarked_beside_the_own_split(project):

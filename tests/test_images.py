@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -87,3 +88,43 @@ def test_resize_keeps_an_image_that_fits_and_the_mean_of_one_that_does_not(pictu
     small = images.resize(picture, 8)
     assert small.shape == (8, 8, 3)
     assert abs(float(small.mean()) - float(picture.mean())) < 3
+
+
+def profile(red: tuple[float, ...], green: tuple[float, ...], blue: tuple[float, ...], name: str) -> bytes:
+    """A minimal ICC v2 profile: primaries as XYZ, gamma 2.2."""
+
+    def xyz(values: tuple[float, ...]) -> bytes:
+        return b"XYZ " + bytes(4) + b"".join(struct.pack(">i", round(65536 * one)) for one in values)
+
+    said = name.encode() + b"\0"
+    tags = {
+        b"desc": b"desc" + bytes(4) + struct.pack(">I", len(said)) + said + bytes(78),
+        b"wtpt": xyz((0.9642, 1.0, 0.8249)),
+        b"rXYZ": xyz(red),
+        b"gXYZ": xyz(green),
+        b"bXYZ": xyz(blue),
+    }
+    tags |= {key: b"curv" + bytes(4) + struct.pack(">IH", 1, 563) + bytes(2) for key in (b"rTRC", b"gTRC", b"bTRC")}
+    table, body, start = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
+    for key, content in tags.items():
+        table += key + struct.pack(">II", start + len(body), len(content))
+        body += content + bytes(-len(content) % 4)
+    head = struct.pack(">I4sI4s4s4s", start + len(body), bytes(4), 0x02100000, b"mntr", b"RGB ", b"XYZ ")
+    head += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + xyz((0.9642, 1.0, 0.8249))[8:]
+    return head.ljust(128, b"\0") + table + body
+
+
+def test_another_colour_space_becomes_srgb_and_srgb_stays() -> None:
+    red, green, blue = (0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7142)  # sRGB's
+    picture = np.zeros((4, 4, 3), dtype=np.uint8)
+    picture[..., 0] = 255
+
+    def read(icc: bytes) -> list[int]:
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, format="PNG", icc_profile=icc)
+        return images.decode(buffer.getvalue(), "x")[0, 0].tolist()
+
+    turned = profile(green, red, blue, "red and green exchanged")
+    assert np.allclose(read(turned), [0, 255, 0], atol=3)
+    assert read(profile(red, green, blue, "sRGB by name")) == [255, 0, 0]
+    assert read(turned[:200]) == [255, 0, 0]  # damaged: the numbers are all that is known

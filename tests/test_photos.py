@@ -12,7 +12,7 @@ import pytest
 import torch
 from skimage.data import astronaut
 
-from pipeline import commands
+from pipeline import commands, photos
 from pipeline.faces.detection import alignment, load_detector, warp
 from pipeline.images import Pixels, decode, encode_png
 from pipeline.params import UserError, printable
@@ -230,3 +230,17 @@ def test_a_wrong_model_or_folder_is_one_clear_line(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_a_group_goes_through_the_model_in_parts(
+    tmp_path: Path, photo: Pixels, finder: Finder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = photo[:300, 60:360]
+    (tmp_path / "two.png").write_bytes(encode_png(np.concatenate([half, half[:, ::-1]], axis=1)))
+    results = []
+    for at_once in (4, 1):
+        monkeypatch.setattr(photos, "AT_ONCE", at_once)
+        restorer = Fake(64, 0.4)
+        [path] = restore_photos(tmp_path / "two.png", tmp_path / "out", restorer, finder, CPU, 0, lambda _: None)
+        results.append((path.read_bytes(), restorer.ids))
+    assert results[0] == results[1]

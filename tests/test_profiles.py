@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from pipeline import params
 from pipeline.check import MODELS, check
@@ -60,6 +61,8 @@ def test_check_names_every_wrong_key_at_once(
     monkeypatch.chdir(tmp_path)
     whole = (ROOT / "params.yaml").read_text()
     Path("params.yaml").write_text(whole)
+    Path("small").mkdir()
+    Image.new("RGB", (32, 32)).save("small/face.png")
     check()
 
     def complaint(*changes: tuple[str, str]) -> str:
@@ -100,6 +103,12 @@ def test_check_names_every_wrong_key_at_once(
         ),
         ("    osediff: {restorer", "    smooth: {restorer", "restore.settings: Value error, `smooth`"),
         ("  external: {}", "  external: {diffbir: weights}", "diffbir is a restorer of the pipeline"),
+        ("  external: {}", "  external: {..: weights}", "'..' can't name a row"),
+        ("    - noise\n", "    - pyiqa:nosuch\n", "pyiqa:nosuch"),
+        ("min_annotators: 3", "min_annotators: 4", "min_annotators: 4, but labels.votes.test_votes gives a pair 3"),
+        ("renoise: 1}", "renoise: 2}", "refl.osediff.rollout.renoise: osediff samples from no noise"),
+        ("normalise: false", "normalise: true", "refl.gfpgan.normalise: gfpgan has no timestep"),
+        ("  datasets: {}", "  datasets: {LFW: {lq: small}}", "small: images are 32 × 32 px, the models' 64 × 64"),
         ("  external: {}", "  external: {theirs: nowhere}", "benchmark.external.theirs: nowhere is no folder"),
         ("  datasets: {}", "  datasets: {LFW: {lq: here, hq: .}}", "benchmark.datasets.LFW.lq: here is no folder"),
         ("scales: [1, 2, 4]", "scales: [1, 64]", "labels.scales: 64 leaves no gradient"),

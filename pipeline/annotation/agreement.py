@@ -107,10 +107,11 @@ def self_agreement(votes: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
 def summary(votes: pd.DataFrame, pairs: pd.DataFrame, seed: int) -> dict[str, Any]:
     """Everything above for `votes` on `pairs` (with face_id, why, anchored, gold and both candidates), as JSON data.
 
-    Agreement counts pairs of two restorations only (anchors are too easy), each once; intervals are clustered by face.
+    Agreement counts pairs of two restorations only (anchors are too easy), each once; intervals are clustered by face,
+    or by person where `pairs` have a group_id.
     """
     plain = pairs[~pairs["anchored"].astype(bool) & pairs["why"].ne("repeat")]
-    face_of = plain.set_index("pair_id")["face_id"]
+    face_of = plain.set_index("pair_id")["group_id" if "group_id" in plain else "face_id"]
     counted = votes[votes["pair_id"].isin(face_of.index)]
     both = pairwise(counted)
     result: dict[str, Any] = {"raw": None, "ci95": None, "n": len(both), "alpha": None, "alpha_ci95": None}

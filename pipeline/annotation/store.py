@@ -166,11 +166,6 @@ class Store:
         alike = sorted(one for one in known if one.casefold() == name.casefold())
         return name if name in alike or not alike else str(alike[0])
 
-    def progress(self, annotator: str) -> Progress:
-        """How far someone is."""
-        with self._reading() as db:
-            return self._offer(db, annotator, self._clock()).progress
-
     def _offer(self, db: sa.Connection, annotator: str, now: float) -> _Offer:
         standing = db.execute(_standing().order_by(events.c.seq)).all()
         mine = {vote.item_id: vote for vote in standing if vote.annotator == annotator}

@@ -99,29 +99,38 @@ def predict(svm: PairSVM, features: pd.DataFrame, pairs: pd.DataFrame) -> Array:
 
 
 def held_out(pairs: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
-    """The select pairs that measure the SVM: two restorations, drawn at random, a majority of the votes for one."""
+    """The judged select pairs that measure the SVM: two restorations, drawn at random, with a majority or without."""
     random = pairs["split"].eq("select") & pairs["why"].eq("random") & pairs["usable"]
     plain = pairs[random & ~pairs["anchored"].astype(bool)]
-    judged = plain.merge(labels, on="pair_id").sort_values("pair_id", ignore_index=True)
-    return judged[judged["winner"].isin(["a", "b"])].reset_index(drop=True)
+    return plain.merge(labels, on="pair_id").sort_values("pair_id", ignore_index=True)
+
+
+def _decided(judged: pd.DataFrame) -> NDArray[np.bool_]:
+    """Where the votes have a majority for one: what an answer can be right on."""
+    return judged["winner"].isin(["a", "b"]).to_numpy()
 
 
 def scores(svm: PairSVM, p_a: Array, judged: pd.DataFrame, params: SvmParams, seed: int) -> dict[str, Any]:
-    """accuracy, ci95 and n of the pairs answered, their share (coverage), and the accuracy had it always answered."""
-    answered = ~svm.abstains(p_a)
+    """accuracy, ci95 and n of the pairs answered, their share (coverage), and the accuracy had it always answered.
+
+    Coverage is of all `judged` pairs; accuracy of those whose votes have a majority. Intervals draw people.
+    """
+    answered, decided = ~svm.abstains(p_a), _decided(judged)
     right = _right(p_a, judged)
-    faces = judged["face_id"].to_numpy(str)
-    accuracy, ci95 = _mean_interval(right[answered], faces[answered], params.resamples, seed)
-    coverage, coverage_ci95 = _mean_interval(answered.astype(np.float64), faces, params.resamples, seed)
-    always, always_ci95 = _mean_interval(right, faces, params.resamples, seed)
+    people = judged["group_id"].to_numpy(str)
+    counted = answered & decided
+    accuracy, ci95 = _mean_interval(right[counted], people[counted], params.resamples, seed)
+    coverage, coverage_ci95 = _mean_interval(answered.astype(np.float64), people, params.resamples, seed)
+    always, always_ci95 = _mean_interval(right[decided], people[decided], params.resamples, seed)
     return {
         "accuracy": accuracy,
         "ci95": ci95,
-        "n": int(answered.sum()),
+        "n": int(counted.sum()),
         "coverage": coverage,
         "coverage_ci95": coverage_ci95,
-        "always_answering": {"accuracy": always, "ci95": always_ci95, "n": len(judged)},
-        "faces": len(np.unique(faces)),
+        "judged": len(judged),
+        "always_answering": {"accuracy": always, "ci95": always_ci95, "n": int(decided.sum())},
+        "faces": int(judged["face_id"].nunique()),
     }
 
 
@@ -130,11 +139,11 @@ def _right(p_a: Array, judged: pd.DataFrame) -> Array:
 
 
 def _mean_interval(
-    values: Array, faces: NDArray[Any], resamples: int, seed: int
+    values: Array, people: NDArray[Any], resamples: int, seed: int
 ) -> tuple[float | None, list[float] | None]:
     if not len(values):
         return None, None
-    mean, lo, hi = paired_bootstrap(values, seed, resamples, clusters=faces)
+    mean, lo, hi = paired_bootstrap(values, seed, resamples, clusters=people)
     return mean, [lo, hi]
 
 
@@ -170,14 +179,21 @@ def _standard_error(accuracies: Array) -> float:
 
 
 def coverage_curve(p_a: Array, judged: pd.DataFrame, params: SvmParams, seed: int) -> pd.DataFrame:
-    """Accuracy of the most certain share of held-out pairs: coverage, threshold, accuracy, lo, hi, n."""
+    """Accuracy of the most certain share of held-out pairs: coverage, threshold, accuracy, lo, hi, n.
+
+    Coverage is of all of them; accuracy of the n among those that have a majority.
+    """
     order = np.argsort(-certainty(p_a), kind="stable")
-    right, faces = _right(p_a, judged)[order], judged["face_id"].to_numpy(str)[order]
+    right, decided = _right(p_a, judged)[order], _decided(judged)[order]
+    people = judged["group_id"].to_numpy(str)[order]
     rows = []
     for count in sorted({round(len(p_a) * (step + 1) / CURVE_POINTS) for step in range(CURVE_POINTS)} - {0}):
-        mean, lo, hi = paired_bootstrap(right[:count], seed, params.resamples, clusters=faces[:count])
+        counted = np.flatnonzero(decided[:count])
+        if not len(counted):
+            continue
+        mean, lo, hi = paired_bootstrap(right[counted], seed, params.resamples, clusters=people[counted])
         lowest = float(certainty(p_a)[order[count - 1]])
-        rows.append((count / len(p_a), lowest, mean, lo, hi, count))
+        rows.append((count / len(p_a), lowest, mean, lo, hi, len(counted)))
     return pd.DataFrame(rows, columns=["coverage", "threshold", "accuracy", "lo", "hi", "n"])
 
 
@@ -202,8 +218,9 @@ def calibration_curve(p_a: Array, votes: pd.DataFrame, judged: pd.DataFrame) -> 
 def importance(svm: PairSVM, features: pd.DataFrame, judged: pd.DataFrame, repeats: int, seed: int) -> pd.Series:
     """Mean loss of held-out accuracy when one feature's differences are shuffled over the pairs; largest first.
 
-    Empty where no pair was held out.
+    Empty where no held-out pair has a majority.
     """
+    judged = judged[_decided(judged)]
     if judged.empty:
         return pd.Series(dtype=np.float64)
     x = svm.standardiser(rows_of(features, judged["features_a"]))

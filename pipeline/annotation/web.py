@@ -6,12 +6,12 @@ where it came from and why it is asked are known to the store only.
 
 # no `from __future__ import annotations`: FastAPI reads the endpoints' annotations, which name locals of create_app
 
-import re
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from unicodedata import normalize
 from urllib.parse import parse_qs, quote, unquote
 from uuid import UUID
 
@@ -31,7 +31,7 @@ from pipeline.params import UserError
 HERE = Path(__file__).parent
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # listen everywhere, but nobody can open them
-NAME = re.compile(r"[\w][\w .@-]{0,39}")
+LONGEST_NAME = 40
 PAIRS_AHEAD = 2  # the pair on screen and the next one, fetched while the first is judged
 POLICY = "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 
@@ -94,7 +94,7 @@ def create_app(store: Store, rounds: Sequence[Round], token: str | None, hosts: 
         name = unquote(request.cookies.get("annotator", ""))
         # a page says whose it is: somebody else may have signed in since, in another tab of this browser
         page_of = unquote(request.headers.get("X-Annotator", quote(name)))
-        if not admitted(request.cookies.get("token")) or not NAME.fullmatch(name) or page_of != name:
+        if not admitted(request.cookies.get("token")) or not is_name(name) or page_of != name:
             raise HTTPException(401, "sign in first")
         return name
 
@@ -126,10 +126,11 @@ def create_app(store: Store, rounds: Sequence[Round], token: str | None, hosts: 
     @app.post("/sign-in")
     async def sign_in(request: Request) -> Response:
         form = parse_qs((await request.body()).decode(errors="replace"))
-        name = form.get("name", [""])[0].strip()
+        name = normalize("NFC", form.get("name", [""])[0].strip())
         given = form.get("token", [request.cookies.get("token", "")])[0].strip()
-        if not NAME.fullmatch(name):
-            return sign_in_page(request, name, "A name has 1 to 40 letters, digits, spaces or . @ - _")
+        if not is_name(name):
+            said = f"A name has 1 to {LONGEST_NAME} characters, the first a letter or digit."
+            return sign_in_page(request, name, said)
         if not admitted(given):
             return sign_in_page(request, name, "That is not the token that the command printed.")
         response = RedirectResponse("/", status_code=303)
@@ -188,6 +189,11 @@ def _remember(response: Response, key: str, value: str) -> None:
 def _addresses(lease: Lease) -> dict[str, str]:
     slots = ("left", "right", "input", "original")
     return {"lease": lease.lease_id} | {slot: f"/image/{lease.lease_id}/{slot}" for slot in slots}
+
+
+def is_name(text: str) -> bool:
+    """Whether somebody may be called so: in any script, without control characters."""
+    return 0 < len(text) <= LONGEST_NAME and text[0].isalnum() and text.isprintable() and text == text.strip()
 
 
 def _counts(progress: Progress) -> dict[str, int]:

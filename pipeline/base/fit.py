@@ -31,7 +31,7 @@ def fit(
     Returns the curve: step, train_loss (mean since the last row), val_loss (of the averaged weights). A checkpoint in
     `scratch` is taken up again; on one CPU the result is the same bit for bit. `also`: what `loss_at` itself trains (a
     discriminator, its optimizer), which the checkpoint holds too.
-    Raises UserError when the loss stops being finite.
+    Raises UserError when the loss or its gradient stops being finite.
     """
     trained = [p for p in module.parameters() if p.requires_grad]
     optimizer = adamw(trained, params.learning_rate, params.weight_decay)
@@ -49,13 +49,13 @@ def fit(
         loss = loss_at(step)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(trained, params.max_grad_norm)
+        norm = float(nn.utils.clip_grad_norm_(trained, params.max_grad_norm))
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1] + norm):
+            raise UserError(f"{name}: loss {losses[-1]}, gradient {norm} at step {step}; lower the learning rate")
         optimizer.step()
         schedule.step()
         average.step(trained)
-        losses.append(float(loss.detach()))
-        if not math.isfinite(losses[-1]):
-            raise UserError(f"{name}: loss {losses[-1]} at step {step}; lower the learning rate")
         done = step + 1
         if done % params.validate_every == 0 or done == params.steps:
             average.store(trained)

@@ -41,7 +41,7 @@ def measure(
     lq = to_tensor(val.lq)
     metrics: dict[str, Any] = {
         "val": {"lq": figures(lq)},
-        "impostor": {"id_dlib": impostors(hq_identity)},
+        "impostor": {"id_dlib": impostors(hq_identity, val.people)},
         "flattening": {},
     }
     for name, restorer in restorers.items():

@@ -26,7 +26,7 @@ def train_diffbir(
     """Train denoiser and ControlNet together; write `out/denoiser` and `out/diffbir`; return it and the curve's rows.
 
     Jointly, because a ControlNet over a finished, frozen denoiser is not shown to learn within this budget
-    (docs/measurements.md).
+    (docs/searches.md).
     Raises UserError unless `train` is split train.
     """
     require_split(train, "train", "base")

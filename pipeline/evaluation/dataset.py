@@ -21,11 +21,12 @@ class Dataset:
     lq: Sequence[Pixels]
     hq: Sequence[Pixels] | None
     size: int  # px, shorter side of the images: what decides which metrics are valid
+    people: tuple[str, ...] | None = None  # whose each face is, where some share a person; None: all differ
 
     def __post_init__(self) -> None:
-        lengths = {len(self.captions), len(self.lq), len(self.hq if self.hq is not None else self.ids), len(self.ids)}
-        if len(lengths) != 1:
-            raise ValueError(f"{self.name}: ids, captions and images differ in number")
+        parts = (self.captions, self.lq, self.ids if self.hq is None else self.hq, self.people or self.ids)
+        if any(len(part) != len(self.ids) for part in parts):
+            raise ValueError(f"{self.name}: ids, captions, images and people differ in number")
 
 
 def from_tables(faces: Path | str, degraded: Path | str, split: str = "test") -> Dataset:
@@ -33,7 +34,7 @@ def from_tables(faces: Path | str, degraded: Path | str, split: str = "test") ->
 
     Raises UserError where the split is empty or a face has no degraded image.
     """
-    frame = tables.read_frame(tables.FACES, faces, ["face_id", "split", "caption", "image"])
+    frame = tables.read_frame(tables.FACES, faces, ["face_id", "split", "group_id", "caption", "image"])
     frame = frame[frame["split"] == split].sort_values("face_id")
     if frame.empty:
         raise UserError(f"{faces}: no face of split `{split}`; raise faces.count or faces.splits.{split}")
@@ -45,7 +46,8 @@ def from_tables(faces: Path | str, degraded: Path | str, split: str = "test") ->
         tables.image_in(tables.FACES, faces, face_id, cell) for face_id, cell in zip(ids, frame["image"], strict=True)
     )
     size = min(min(image.shape[:2]) for image in hq)
-    return Dataset(split, ids, tuple(frame["caption"]), tuple(lq[face_id] for face_id in ids), hq, size)
+    people = None if frame["group_id"].is_unique else tuple(frame["group_id"])
+    return Dataset(split, ids, tuple(frame["caption"]), tuple(lq[face_id] for face_id in ids), hq, size, people)
 
 
 def require_only(dataset: Dataset, ids: Sequence[str], where: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.evaluation.dataset import Dataset
 from pipeline.evaluation.scoring import (
@@ -22,7 +23,7 @@ from pipeline.evaluation.scoring import (
     weight_hashes,
 )
 from pipeline.evaluation.sets import Samples, diversity, embed, frechet_distances, spread
-from pipeline.evaluation.summary import PEOPLE, Comparison, benchmark, nested, public_name, seeds
+from pipeline.evaluation.summary import PEOPLE, Comparison, benchmark, nested, of_people, public_name, seeds
 from pipeline.metrics import bradley_terry
 from pipeline.metrics.catalogue import METRICS, REWARDS, SET_METRICS, get
 from pipeline.metrics.statistics import paired_bootstrap, wilcoxon_p
@@ -59,12 +60,11 @@ def measure(
     cache: ScoreCache,
     notes: Sequence[str] = (),
     published: int | None = None,
-    people: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One dataset's part of metrics/benchmark.json, and its rows of the SCORES table.
 
-    `restored` gives each model with its samples; only one model's pictures are looked at at a time. `people`: face id →
-    person, where some faces may be of one: intervals then resample people, and chance is between different ones.
+    `restored` gives each model with its samples; only one model's pictures are looked at at a time. Where faces share
+    a person, intervals resample people, and chance is between different ones.
     Raises UserError where no metric at all can be computed, or one has no value for a picture.
     """
     names, absent = usable(plan.metrics, dataset, rewards)
@@ -85,9 +85,10 @@ def measure(
         for images in samples:
             scorer.forget(images)
     frame = pd.DataFrame(rows)
-    if people and len({people[face_id] for face_id in dataset.ids}) < len(dataset.ids):
-        frame[PEOPLE] = frame["face_id"].map(people)
-    between = impostor(scorer, dataset, names, people)
+    people = None if dataset.people is None else np.array(dataset.people)
+    if dataset.people is not None:
+        frame[PEOPLE] = frame["face_id"].map(dict(zip(dataset.ids, dataset.people, strict=True)))
+    between = impostor(scorer, dataset, names)
     made_by = provenance(names, rewards)
     result = benchmark(dataset.name, frame, plan.comparisons, absent, between, made_by, plan.resamples, plan.seed)
     for name, entry in result["metrics"].items():
@@ -102,7 +103,7 @@ def measure(
         "labels": {name: said for name, reward in rewards.items() if (said := reward.labels)},
         "datasets": {dataset.name: about | {"notes": list(notes), "absent": absent, "impostor": between}},
         "frechet": {dataset.name: sets},
-        "diversity": {dataset.name: spread_of_samples(diversity(spreads), plan)},
+        "diversity": {dataset.name: spread_of_samples(diversity(spreads), plan, people)},
         "bradley_terry": {dataset.name: rankings(frame, plan)},
         "seeds": {dataset.name: seeds(frame)},
     }, rows
@@ -129,17 +130,20 @@ def roles(name: str, plan: Plan) -> list[str]:
     return sorted(used or found)
 
 
-def spread_of_samples(found: dict[str, Any], plan: Plan) -> dict[str, Any]:
-    """`sets.diversity` with intervals, and the difference that ReFL makes to a restorer's diversity."""
+def spread_of_samples(found: dict[str, Any], plan: Plan, people: NDArray[np.str_] | None = None) -> dict[str, Any]:
+    """`sets.diversity` with intervals, and the difference that ReFL makes to a restorer's diversity.
+
+    `people`: whose each face is, where some share a person.
+    """
     if not found:
         return {}
     values: dict[str, Any] = found.pop("models")
     found["roles"] = roles(found["metric"], plan)
     found["n"] = len(next(iter(values.values())))
-    found["scores"] = nested({model: _mean(each, plan, "diversity", model) for model, each in values.items()})
+    found["scores"] = nested({model: _mean(each, people, plan, "diversity", model) for model, each in values.items()})
     found["improvement"] = {
-        restorer: _mean(values[model] - values[f"{restorer}/base"], plan, "diversity delta", mean="delta")
-        | {"p": wilcoxon_p(values[model] - values[f"{restorer}/base"])}
+        restorer: _mean(values[model] - values[f"{restorer}/base"], people, plan, "diversity delta", mean="delta")
+        | {"p": wilcoxon_p(of_people(values[model] - values[f"{restorer}/base"], people))}
         for model in values
         for restorer, _, variant in [model.partition("/")]
         if variant == "full" and f"{restorer}/base" in values
@@ -147,13 +151,18 @@ def spread_of_samples(found: dict[str, Any], plan: Plan) -> dict[str, Any]:
     return found
 
 
-def _mean(values: Any, plan: Plan, *parts: str, mean: str = "mean") -> dict[str, Any]:
-    middle, lo, hi = paired_bootstrap(values, stable_seed(plan.seed, *parts), plan.resamples)
+def _mean(values: Any, people: NDArray[np.str_] | None, plan: Plan, *parts: str, mean: str = "mean") -> dict[str, Any]:
+    middle, lo, hi = paired_bootstrap(values, stable_seed(plan.seed, *parts), plan.resamples, people)
     return {mean: middle, "ci95": [lo, hi], "n": len(values)}
 
 
 def rankings(scores: pd.DataFrame, plan: Plan) -> dict[str, Any]:
-    """Bradley–Terry over all models by each reward: of one face, the model with the higher reward wins."""
+    """Bradley–Terry over all models by each reward: of one face, the model with the higher reward wins.
+
+    The interval resamples faces, or people where `scores` name them (PEOPLE).
+    """
+    people = scores.drop_duplicates("face_id").set_index("face_id")[PEOPLE] if PEOPLE in scores.columns else None
+
     result = {}
     for judge in (name for name in REWARDS if name in scores.columns):
         scored = scores.pivot(index="face_id", columns="model", values=judge)
@@ -162,6 +171,8 @@ def rankings(scores: pd.DataFrame, plan: Plan) -> dict[str, Any]:
             continue
         names = ["/".join(map(public_name, str(model).split("/"))) for model in table.columns]
         wins, ties = bradley_terry.from_scores(table.to_numpy(dtype=np.float64))
+        if people is not None:
+            wins = bradley_terry.grouped(wins, people.loc[table.index].to_numpy(dtype=str))
         seed = stable_seed(plan.seed, "bradley-terry", judge)
         about = {
             "label": METRICS[judge].label,

@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 
 from pipeline.params import Params, UserError
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of a dataset or a row: part of paths
+
 
 class FolderParams(Params):
     """A test set as folders of images, paired by file name."""
@@ -40,7 +42,7 @@ class BenchmarkParams(Params):
     @classmethod
     def _names(cls, datasets: dict[str, FolderParams]) -> dict[str, FolderParams]:
         for name in datasets:
-            if name in ("test", "preference") or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            if name in ("test", "preference") or not NAME.fullmatch(name):
                 raise ValueError(
                     f"`{name}`: a dataset's name is letters, digits, _ . - and neither test nor preference"
                 )
@@ -49,6 +51,6 @@ class BenchmarkParams(Params):
     @field_validator("external")
     @classmethod
     def _names_are_free(cls, external: dict[str, str]) -> dict[str, str]:
-        if wrong := [name for name in external if name in ("lq", "hq") or "/" in name]:
-            raise ValueError(f"{wrong[0]!r} can't name a row: it is taken, or holds a slash")
+        if wrong := [name for name in external if name in ("lq", "hq") or not NAME.fullmatch(name)]:
+            raise ValueError(f"{wrong[0]!r} can't name a row: it is taken, or more than letters, digits, _ . -")
         return external

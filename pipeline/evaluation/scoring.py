@@ -266,8 +266,8 @@ def usable(names: Sequence[str], dataset: Dataset, rewards: Collection[str]) -> 
 
     Raises UserError for a name that is not in the catalogue.
     """
+    known(names, "metrics", SET_METRICS)
     of_images = [name for name in names if name not in SET_METRICS]
-    known(of_images, "benchmark.metrics")
     found, absent = compute.available([name for name in of_images if name not in REWARDS], dataset.size)
     for name in names:
         metric = get(name)
@@ -313,17 +313,14 @@ def _mean(name: str, values: Scores) -> NDArray[np.float64]:
     return np.asarray(np.ma.masked_invalid(values).mean(axis=1).filled(np.nan))
 
 
-def impostor(
-    scorer: Scorer, dataset: Dataset, names: Sequence[str], people: Mapping[str, str] | None = None
-) -> dict[str, dict[str, float]]:
+def impostor(scorer: Scorer, dataset: Dataset, names: Sequence[str]) -> dict[str, dict[str, float]]:
     """Distance between different people of the dataset (mean, 5th percentile, n): the chance level of identity metrics.
 
-    n: the faces, of which all pairs count: the first of each person (`people`: face id → person; None: all differ).
+    n: the faces, of which all pairs count: the first of each person.
     """
     if "id_dlib" not in names or dataset.hq is None or len(dataset.ids) < 2:
         return {}
-    first = {(people or {}).get(face_id, face_id): row for row, face_id in reversed(list(enumerate(dataset.ids)))}
-    return {"id_dlib": identity.impostors(scorer.embed("dlib", dataset.hq)[sorted(first.values())])}
+    return {"id_dlib": identity.impostors(scorer.embed("dlib", dataset.hq), dataset.people)}
 
 
 def provenance(names: Sequence[str], rewards: Mapping[str, Reward]) -> dict[str, Any]:

@@ -94,9 +94,8 @@ def compare(scores: pd.DataFrame, comparison: Comparison, resamples: int, seed: 
     """{metric: {delta, ci95, p, p_holm, better, worse, relative, n, dropped}} of two models on the same faces.
 
     delta is model − baseline; `better` (`worse`): the interval of FEWEST people or more excludes zero on the good (bad)
-    side; p is Wilcoxon's,
-    p_holm corrected over this comparison's metrics; relative is delta / |mean of the baseline|; `dropped`: faces that
-    the metric's protocol leaves out of either model.
+    side; p is Wilcoxon's (over people's means, where some share one), p_holm corrected over this comparison's metrics;
+    relative is delta / |mean of the baseline|; `dropped`: faces that the metric's protocol leaves out of either model.
     Raises ValueError where the two models were not scored on the same faces.
     """
     one, two = (_of_model(scores, model) for model in (comparison.model, comparison.baseline))
@@ -117,7 +116,7 @@ def compare(scores: pd.DataFrame, comparison: Comparison, resamples: int, seed: 
         result[metric] = {
             "delta": mean,
             "ci95": [lo, hi],
-            "p": wilcoxon_p(delta),
+            "p": wilcoxon_p(of_people(delta, people)),
             "better": up if higher else down,
             "worse": down if higher else up,
             "relative": mean / level if level else 0.0,
@@ -127,6 +126,14 @@ def compare(scores: pd.DataFrame, comparison: Comparison, resamples: int, seed: 
     for entry, adjusted in zip(result.values(), holm([entry["p"] for entry in result.values()]), strict=True):
         entry["p_holm"] = float(adjusted)
     return result
+
+
+def of_people(values: NDArray[np.float64], people: NDArray[np.str_] | None) -> NDArray[np.float64]:
+    """Values [N] of faces, or where some share a person the mean of each person's: what a rank test may count."""
+    if people is None:
+        return values
+    _, member_of = np.unique(people, return_inverse=True)
+    return np.bincount(member_of, weights=values) / np.bincount(member_of)
 
 
 def _of_model(scores: pd.DataFrame, model: str) -> pd.DataFrame:

@@ -16,33 +16,38 @@ LABELS = {"human": "People's votes", "simulated": "Simulated annotators' votes"}
 WON = {"a": 1.0, "b": 0.0, "tie": 0.5}  # what `winner` gives side a
 
 
-def rankings(votes: Path, pairs: Path, candidates: Path, seed: int, resamples: int) -> dict[str, dict[str, Any]]:
-    """{kind of annotator: ranking of the candidate settings, anchors and HQ left out}; faces are resampled.
+def rankings(
+    votes: Path, pairs: Path, candidates: Path, faces: Path, seed: int, resamples: int
+) -> dict[str, dict[str, Any]]:
+    """{kind of annotator: ranking of the candidate settings, anchors and HQ left out}; people are resampled.
 
     Skipped votes say nothing; `both_bad` names no winner and is left out, counted as `dropped`; so are votes on pairs
-    that only a round holds still (`elsewhere`): what they showed is none of today's candidates. A kind without a vote
-    between two settings, or whose votes connect not all of them, has no entry.
+    that only a round holds still (`elsewhere`): what they showed is none of today's candidates; so are repeats of a
+    pair. A kind without a vote between two settings, or whose votes connect not all of them, has no entry.
     """
     said = tables.read_frame(tables.VOTES, votes, ["pair_id", "annotator_kind", "winner", "undone_by"])
     said = said[said["undone_by"].eq("") & said["winner"].ne("skip")]
-    asked = tables.read_frame(tables.PAIRS, pairs, ["pair_id", "face_id", "candidate_a", "candidate_b"])
+    known = tables.read_frame(tables.PAIRS, pairs, ["pair_id", "face_id", "candidate_a", "candidate_b", "why"])
+    asked = known[known["why"].ne("repeat")]
     made = tables.read_frame(tables.CANDIDATES, candidates, ["candidate_id", "restorer", "anchor"])
     setting = made.loc[~made["anchor"].astype(bool)].set_index("candidate_id")["restorer"]
+    people = tables.read_frame(tables.FACES, faces, ["face_id", "group_id"]).set_index("face_id")["group_id"]
     rows = said.merge(asked, on="pair_id")
     rows = rows.assign(a=rows["candidate_a"].map(setting), b=rows["candidate_b"].map(setting))
     rows = rows[rows["a"].notna() & rows["b"].notna() & rows["a"].ne(rows["b"])]
     result = {}
     for kind, label in LABELS.items():
         of_kind = rows[rows["annotator_kind"].eq(kind)]
-        elsewhere = int((said["annotator_kind"].eq(kind) & ~said["pair_id"].isin(asked["pair_id"])).sum())
+        elsewhere = int((said["annotator_kind"].eq(kind) & ~said["pair_id"].isin(known["pair_id"])).sum())
         decided = of_kind[of_kind["winner"].isin(list(WON))]
         names = sorted({*decided["a"], *decided["b"]})
-        faces = sorted(set(decided["face_id"]))
-        wins = np.zeros((len(faces), len(names), len(names)))
-        for face_id, one, two, winner in decided[["face_id", "a", "b", "winner"]].to_numpy().tolist():
-            face, a, b = faces.index(face_id), names.index(one), names.index(two)
-            wins[face, a, b] += WON[winner]
-            wins[face, b, a] += 1 - WON[winner]
+        owners = decided["face_id"].map(people).fillna(decided["face_id"])
+        places = {owner: place for place, owner in enumerate(sorted(set(owners)))}
+        wins = np.zeros((len(places), len(names), len(names)))
+        for owner, one, two, winner in zip(owners, decided["a"], decided["b"], decided["winner"], strict=True):
+            person, a, b = places[owner], names.index(one), names.index(two)
+            wins[person, a, b] += WON[winner]
+            wins[person, b, a] += 1 - WON[winner]
         if len(names) < 2 or not bradley_terry.connected(wins.sum(axis=0) + wins.sum(axis=0).T > 0):
             continue
         ties = int(decided["winner"].eq("tie").sum())

@@ -30,6 +30,14 @@ def from_scores(scores: NDArray[np.float64]) -> tuple[Wins, int]:
     return wins, ties
 
 
+def grouped(wins: Wins, people: NDArray[np.str_]) -> Wins:
+    """Wins [faces, M, M] → summed over the faces of each person [people, M, M], so that people are resampled."""
+    names, member_of = np.unique(people, return_inverse=True)
+    total = np.zeros((len(names), *wins.shape[1:]))
+    np.add.at(total, member_of, wins)
+    return total
+
+
 def strengths(wins: Wins, compared: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Strengths [..., M] in logits, mean 0, of wins [..., M, M]; `compared` [M, M]: the pairs that could be won.
 
@@ -56,7 +64,8 @@ def ranking(
 ) -> dict[str, Any]:
     """What wins [faces, M, M] say: strength, interval and win rate of each model, strongest first, as plain data.
 
-    The interval resamples whole faces. `win_rate`: expected share of wins against one of the other models.
+    The interval resamples whole faces (or people: `grouped`). `win_rate`: expected share of wins against one of the
+    other models.
     """
     total = wins.sum(axis=0)
     games = total + total.T

@@ -10,7 +10,7 @@ trained for Euclidean distances (`id_dlib`), not for angles.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -107,7 +107,8 @@ _ALL = (
         weights=(_VGG16, "pyiqa/DISTS_weights-f5e65c96.pth"),
     ),
     # signal fidelity to the original
-    _metric("psnr", "PSNR, dB (RGB)", "higher", "reference"),
+    # the mean square of pixels is what ReFL's low-pass loss is where it has no levels
+    _metric("psnr", "PSNR, dB (RGB)", "higher", "reference", "in_loss"),
     _metric("ssim", "SSIM (RGB)", "higher", "reference"),
     _metric("psnr_vqfr", "PSNR, dB (RGB, colour statistics matched)", "higher", "reference", protocols=(VQFR,)),
     _metric("ssim_vqfr", "SSIM (RGB, colour statistics matched)", "higher", "reference", protocols=(VQFR,)),
@@ -203,12 +204,15 @@ SET_METRICS: dict[str, Metric] = {metric.name: metric for metric in _SETS}
 _OF_SETS = frozenset({"fid", "sfid", "fid_dinov2", "inception_score"})  # of pyiqa, among its metrics of images
 
 
-def known(names: Iterable[str], where: str) -> list[Metric]:
-    """The metrics of these names. Raises UserError, starting with `where`, for a name that is not in the catalogue."""
+def known(names: Iterable[str], where: str, beside: Collection[str] = ()) -> list[Metric]:
+    """The metrics of these names. Raises UserError, starting with `where`, for a name that is not in the catalogue.
+
+    `beside`: names of SET_METRICS that are valid there, too.
+    """
     found = []
     for name in names:
-        if name not in METRICS and not name.startswith(PYIQA):
-            listed = ", ".join((*METRICS, f"{PYIQA}NAME"))
+        if name not in METRICS and name not in beside and not name.startswith(PYIQA):
+            listed = ", ".join((*METRICS, *beside, f"{PYIQA}NAME"))
             raise UserError(f"{where}: unknown metric `{name}`; known: {listed}")
         found.append(get(name))
     return found

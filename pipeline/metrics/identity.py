@@ -45,11 +45,13 @@ def distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float
     return np.linalg.norm(a - b, axis=-1)
 
 
-def impostors(embeddings: NDArray[np.float64]) -> dict[str, float]:
+def impostors(embeddings: NDArray[np.float64], people: Sequence[str] | None = None) -> dict[str, float]:
     """What unrelated faces score, the yardstick for `distance`: mean and 5th percentile over all pairs of the n rows.
 
-    One row for each person; nothing where there are fewer than two.
+    The first row of each person, where `people` says whose they are; nothing where there are fewer than two.
     """
+    if people is not None:
+        embeddings = embeddings[np.sort(np.unique(np.asarray(people), return_index=True)[1])]
     if len(embeddings) < 2:
         return {}
     first, second = np.triu_indices(len(embeddings), k=1)

@@ -1,4 +1,4 @@
-"""Perceptual distances that models are trained on and scored by: shift-tolerant LPIPS, and LPIPS where VGG16 is here.
+"""The perceptual distance that models are trained on and scored by: shift-tolerant LPIPS.
 
 Source: Ghildyal & Liu, "Shift-tolerant Perceptual Similarity Metric" (ECCV 2022); weights of the `stlpips_pytorch`
 wheel; networks of pyiqa, whose forward pass `PerceptualDistance` equals, split in two so that the features of a

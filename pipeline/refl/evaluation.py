@@ -42,7 +42,8 @@ class Watcher:
         self.seed, self.batch, self.pictures = seed, batch, pictures
         self.perceptual = PerceptualDistance("vgg", frm.device)
         self.identity, self.landmarks = embed(self.hq), landmarks_68(self.hq)
-        self.impostor = {"id_dlib": impostors(self.identity)}  # what chance scores on these faces
+        people = images.people and images.people[:count]
+        self.impostor = {"id_dlib": impostors(self.identity, people)}  # what chance scores on these faces
         self.of_hq = {f"{name}_hq": mean for name, mean in self._rewards_of(self.hq).items()}
 
     def restore(self, restorer: Restorer) -> list[np.ndarray]:

@@ -86,7 +86,7 @@ class ReFL:
         rollout = params.rollout
         if rollout.renoise > 1 and not isinstance(restorer, Renoising):
             raise UserError(
-                "rollout.renoise: this restorer samples from no noise, so nothing can be noised again; set 1"
+                "refl.*.rollout.renoise: this restorer samples from no noise, so nothing is noised again; set it to 1"
             )
         self.rollout = RolloutSettings(rollout.steps, rollout.gradient_window, rollout.eta)
 
@@ -141,7 +141,8 @@ class ReFL:
             captions = self.frm.text_features(batch.captions)
             with torch.no_grad():
                 of_hq = self.frm(batch.hq, captions) if self.params.bounded else zero
-            reward = reward_loss(self.frm(images, captions), of_hq, self.params.bounded)
+            # clipped, as pictures are when they are saved: nothing is won outside of the range
+            reward = reward_loss(self.frm(images.clamp(-1, 1), captions), of_hq, self.params.bounded)
         return Losses(
             reward=reward,
             lowpass=lowpass_loss(self.lowpass, images, batch.hq, self.params.lowpass_norm),
@@ -203,7 +204,7 @@ class ReFL:
         self.frm_optimizer.zero_grad()
         for batch, images in outputs:
             captions = self.frm.text_features(batch.captions).detach()
-            ours, theirs = self.frm(batch.hq, captions), self.frm(images, captions)
+            ours, theirs = self.frm(batch.hq, captions), self.frm(images.clamp(-1, 1), captions)
             one = torch.ones_like(ours)
             loss = dynamic.weight * preference_loss(ours, theirs, one, one, self.frm.logit_scale) / len(outputs)
             loss.backward()

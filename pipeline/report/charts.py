@@ -212,7 +212,7 @@ def series_class(model: str) -> str:
 def _frame(
     xs: Sequence[float], ys: Sequence[float], x_label: str, width: int, height: int, exact: bool = False
 ) -> tuple[Scale, Scale, list[str]]:
-    x_low, x_high = padded(xs, 0.0 if exact else 0.02)
+    x_low, x_high = (min(xs), max(xs)) if exact else padded(xs, 0.02)
     y_low, y_high = (0.0, float(max(ys)) * 1.06) if exact else padded(ys)
     x_scale = Scale(x_low, x_high, LEFT, width - RIGHT)
     y_scale = Scale(y_low, y_high, height - BOTTOM, TOP)

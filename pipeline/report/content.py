@@ -251,9 +251,10 @@ def _images(inputs: Inputs, dataset: str, ids: set[str], models: Sequence[str]) 
     }
     for model, by_face in found.items():
         if missing := sorted(ids - set(by_face)):
-            raise UserError(
-                f"{inputs.restored}: no image of {model} for face {missing[0]}; rerun `dvc repro benchmark`"
+            where, stage = {"lq": (inputs.degraded, "degrade"), "hq": (inputs.faces, "prepare")}.get(
+                model, (inputs.restored, "benchmark")
             )
+            raise UserError(f"{where}: no image of {model} for face {missing[0]}; rerun `dvc repro {stage}`")
     return found
 
 

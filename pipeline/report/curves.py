@@ -43,14 +43,15 @@ def colour(name: str, names: Sequence[str]) -> str:
     return name if name in NAMED else f"c{list(names).index(name) % PALETTE}"
 
 
-def plots(paths: Sequence[Path]) -> list[dict[str, Any]]:
+def plots(paths: Sequence[Path], may_be_empty: bool = False) -> list[dict[str, Any]]:
     """One figure group a CSV file: {"title", "charts", "legend", "wide"}, whatever its columns are called."""
-    return [{"title": words(path.stem), **figure(read_csv(path), path.stem)} for path in sorted(paths)]
+    frames = {path.stem: read_csv(path, may_be_empty) for path in sorted(paths)}
+    return [{"title": words(name), **figure(frame, name)} for name, frame in frames.items() if not frame.empty]
 
 
 def evidence_plots(paths: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
     """{"shown", "training"}: what a model can do, in one group where the legends are the same, and how it learnt."""
-    groups = plots(paths)
+    groups = plots(paths, may_be_empty=True)  # the SVM's are where no held-out pair was judged
     shown: list[dict[str, Any]] = []
     for one in (group for group in groups if "training" not in group["title"]):
         charts_here = [chart | {"caption": f"{one['title']} · {chart['caption']}"} for chart in one["charts"]]

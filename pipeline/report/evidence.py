@@ -65,16 +65,16 @@ def svm(content: Mapping[str, Any]) -> dict[str, Any]:
     if with_reference := content.get("with_reference_features"):
         _add(rows, "with features that need the original", with_reference)
     agreement = content.get("annotator_agreement", {})
-    if "raw" in agreement:
-        lo, hi = agreement.get("ci95", (None, None))
-        rows.append(("agreement of two annotators", agreement["raw"], lo, hi))
+    raw = agreement.get("raw")
+    if raw is not None:
+        rows.append(("agreement of two annotators", raw, *agreement["ci95"]))
     said = []
-    if "coverage" in content:
+    if content.get("coverage") is not None:  # null: no held-out pair was judged
         said.append(f"It answers {share(content['coverage'])} of the held-out pairs and abstains on the rest")
-    if "accuracy" in content:
+    if content.get("accuracy") is not None:
         said.append(f"{_accuracy(content)} of its answers are right")
-    if "raw" in agreement:
-        said.append(f"two annotators agree on {share(agreement['raw'])} of pairs")
+    if raw is not None:
+        said.append(f"two annotators agree on {share(raw)} of pairs")
     chart = charts.bars(rows, "Accuracy of the SVM", "share of pairs", CHANCE) if rows else None
     return {"lead": f"{'; '.join(said)}." if said else "", "chart": chart, "tables": [], "facts": facts(content)}
 
@@ -85,7 +85,7 @@ def facts(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
     for key, item in content.items():
         name = f"{prefix} · {words(key)}" if prefix else words(key)
         if isinstance(item, Mapping):
-            if {"accuracy", "ci95"} <= set(item):
+            if item.get("accuracy") is not None and "ci95" in item:
                 rows.append((name, _accuracy(item)))
                 item = {k: v for k, v in item.items() if k not in ("accuracy", "ci95", "n")}
             rows += facts(item, name)

@@ -31,6 +31,7 @@ from pipeline.runtime import write_text
 
 _LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "−": "$-$"}
 _LATEX |= {"…": r"\ldots{}", "·": r"$\cdot$", "±": r"$\pm$", "<": "$<$", "×": r"$\times$", "✓": r"$\checkmark$"}
+_LATEX |= {"{": r"\{", "}": r"\}", "$": r"\$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {"†": r"$\dagger$", NBSP: "~", "²": "$^2$", "æ": r"\ae{}"}
 NAMES = ("means", "comparisons", "ablation", "frechet", "win_rates", "diversity", "seeds")  # of the tables
 OF_EACH = NAMES[:2]  # that datasets beside the first have as .tex and .md, too

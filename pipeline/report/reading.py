@@ -21,12 +21,12 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not JSON ({error}); delete it and rerun `dvc repro {path.stem}`") from None
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """A plots file. Raises UserError naming it when it is empty or broken."""
+def read_csv(path: Path, may_be_empty: bool = False) -> pd.DataFrame:
+    """A plots file. Raises UserError naming it when it is broken, or has no rows and may not."""
     try:
         frame = pd.read_csv(path)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a CSV table ({error}); delete it and rerun its stage") from None
-    if frame.empty:
+    if frame.empty and not may_be_empty:
         raise UserError(f"{path}: no rows; rerun its stage")
     return frame

@@ -50,10 +50,10 @@ def correct(difference: NDArray[Any], p_a: pd.Series) -> Numbers:
     return np.where(preferred > 0, 1.0, np.where(preferred == 0, 0.5, 0.0))
 
 
-def accuracy(right: Numbers, faces: pd.Series, seed: int, resamples: int) -> dict[str, Any]:
-    """Share of right pairs with a 95 % bootstrap interval that draws whole faces."""
-    mean, low, high = paired_bootstrap(right, seed, resamples, clusters=faces.to_numpy(dtype=str))
-    return {"accuracy": mean, "ci95": [low, high], "n": len(right), "faces": int(faces.nunique())}
+def accuracy(right: Numbers, pairs: pd.DataFrame, seed: int, resamples: int) -> dict[str, Any]:
+    """Share of right `pairs` (face_id, group_id) with a 95 % bootstrap interval that draws whole people."""
+    mean, low, high = paired_bootstrap(right, seed, resamples, clusters=pairs.group_id.to_numpy(dtype=str))
+    return {"accuracy": mean, "ci95": [low, high], "n": len(right), "faces": int(pairs.face_id.nunique())}
 
 
 def single_features(
@@ -112,9 +112,9 @@ def rivals(
     return told, {"best_blind_feature": best_right, "svm": svm_right}
 
 
-def lead(right: Numbers, rival: Numbers, faces: pd.Series, seed: int, resamples: int) -> dict[str, Any]:
-    """How much more often `right` [P] is right than `rival` [P], pair by pair: mean and 95 % interval over faces."""
-    mean, low, high = paired_bootstrap(right - rival, seed, resamples, clusters=faces.to_numpy(dtype=str))
+def lead(right: Numbers, rival: Numbers, people: pd.Series, seed: int, resamples: int) -> dict[str, Any]:
+    """How much more often `right` [P] is right than `rival` [P], pair by pair: mean and 95 % interval over people."""
+    mean, low, high = paired_bootstrap(right - rival, seed, resamples, clusters=people.to_numpy(dtype=str))
     return {"mean": mean, "ci95": [low, high]}
 
 
@@ -222,10 +222,10 @@ def judge(
     voted_on = pairs[~pairs.anchored.astype(bool)]
     voted_difference = of_pair.loc[voted_on.pair_id].to_numpy()
     error, table = calibration(voted_difference, logit_scale, voted_on, params.calibration_bins)
-    headline = accuracy(right, head.face_id, seed, params.resamples)
+    headline = accuracy(right, head, seed, params.resamples)
     return {
         "headline": headline | {"enough_pairs": len(head) >= params.min_pairs},
-        "all_restored": accuracy(correct(restored_difference, restored.p_a), restored.face_id, seed, params.resamples),
+        "all_restored": accuracy(correct(restored_difference, restored.p_a), restored, seed, params.resamples),
         "anchors": anchors(correct(of_pair.loc[anchored.pair_id].to_numpy(), anchored.p_a), anchored),
         "by_margin": by_margin(correct(restored_difference, restored.p_a), restored.p_a, params.margin_bins),
         "by_restorer_pair": by_restorer_pair(right, head),

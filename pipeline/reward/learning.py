@@ -47,7 +47,7 @@ def learning_curve(
     voted: pd.DataFrame,
     with_svm: Callable[[pd.DataFrame], pd.DataFrame],
     judge: Callable[[pd.DataFrame, int], Numbers],
-    faces: pd.Series,
+    head: pd.DataFrame,
     params: LearningParams,
     seed: int,
     resamples: int,
@@ -56,8 +56,8 @@ def learning_curve(
 
     `voted` holds the pairs that annotators labelled. `with_svm` gives those of a share of the faces with the labels of
     an SVM that learnt from them alone; a share on which it can't (UserError) is named and left out, unless it is the
-    whole. `judge(pairs, seed)` trains a model and says which headline pairs it gets right [N]; `faces` [N] are theirs,
-    the clusters of every interval.
+    whole. `judge(pairs, seed)` trains a model and says which pairs of `head` (with face_id and group_id) it gets right
+    [N]; every interval draws people.
     """
     entries = []
     for share in params.shares:
@@ -75,9 +75,9 @@ def learning_curve(
             right[name] = np.mean([judge(some, seed + run) for run, some in enumerate(labelled)], axis=0)
             fit = labelled[0][labelled[0].split == "fit"]
             counts = {"pairs": len(fit), "fit_faces": int(fit.face_id.nunique())}
-            entry[name] = accuracy(right[name], faces, seed, resamples) | counts
+            entry[name] = accuracy(right[name], head, seed, resamples) | counts
         alone, both = (right[name] for name in LABELS)
-        mean, low, high = paired_bootstrap(both - alone, seed, resamples, clusters=faces.to_numpy(dtype=str))
+        mean, low, high = paired_bootstrap(both - alone, seed, resamples, clusters=head.group_id.to_numpy(dtype=str))
         entries.append(entry | {"gain": {"mean": mean, "ci95": [low, high]}})
     return entries
 

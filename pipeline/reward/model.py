@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ from pipeline.runtime import atomic, write_json
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 HPS_FILES = ("HPS_v2_compressed.pt", "HPS_v2.1_compressed.pt")
+REMEDY = "rerun `dvc repro frm` (or `dvc pull`)"
 _MAX_CACHED_CAPTIONS = 10_000  # of at most 1,024 floats each: 40 MB
 
 
@@ -54,28 +56,38 @@ class FaceRewardModel(nn.Module):
         self._cached_for: object = None
 
     @classmethod
-    def from_config(cls, config: RewardConfig) -> FaceRewardModel:
+    def from_config(cls, config: RewardConfig, where: str = "frm.*") -> FaceRewardModel:
         """A randomly initialised model (torch's global seed).
 
-        Raises UserError for an unknown OpenCLIP name or key, and for values that OpenCLIP or timm can't build.
+        Raises UserError (naming the key under `where`) for an unknown OpenCLIP name or key, and for values that
+        OpenCLIP or timm can't build.
         """
-        arguments = open_clip_config(config.architecture)
+        arguments = open_clip_config(config.architecture, where)
         try:
             clip = CLIP(**arguments)
         except (ValueError, RuntimeError, TypeError, AssertionError, ZeroDivisionError) as error:  # the libraries' own
-            raise UserError(f"frm.*.architecture: no such network can be built: {one_line(error)}") from None
+            raise UserError(f"{where}.architecture: no such network can be built: {one_line(error)}") from None
         return cls(clip, config)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, device: torch.device | str = "cpu") -> FaceRewardModel:
-        """The model that `save_pretrained` wrote, in eval mode and frozen. Raises UserError where files are missing."""
-        folder = Path(folder)
-        for name in (CONFIG, WEIGHTS):
-            if not (folder / name).is_file():
-                raise UserError(f"{folder / name} is missing; rerun `dvc repro frm` (or `dvc pull`)")
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        model = cls.from_config(validate(RewardConfig, config, str(folder / CONFIG)))
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        """The model that `save_pretrained` wrote, in eval mode and frozen.
+
+        Raises UserError where files are missing or damaged.
+        """
+        config_file, weights = Path(folder) / CONFIG, Path(folder) / WEIGHTS
+        for file in (config_file, weights):
+            if not file.is_file():
+                raise UserError(f"{file} is missing; {REMEDY}")
+        try:
+            config = json.loads(config_file.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{config_file}: not JSON ({one_line(error)}); {REMEDY}") from None
+        model = cls.from_config(validate(RewardConfig, config, str(config_file)), str(config_file))
+        try:
+            model.load_state_dict(load_file(weights))
+        except (SafetensorError, RuntimeError, OSError) as error:
+            raise UserError(f"{weights}: not this architecture's weights ({one_line(error)}); {REMEDY}") from None
         return model.to(device).eval().requires_grad_(False)
 
     def save_pretrained(self, folder: Path | str) -> None:
@@ -194,8 +206,10 @@ class FaceRewardModel(nn.Module):
         if state != self._cached_for or len(self._text_cache) + len(new) > _MAX_CACHED_CAPTIONS:
             self._text_cache, self._cached_for, new = {}, state, list(captions)
         if new:
-            # one by one: a batch's size moves the last bits, and what is known already differs after a resume
-            self._text_cache.update((caption, self._encode_text([caption])[0]) for caption in dict.fromkeys(new))
+            # one by one, as a batch's size moves the last bits, and never in half precision: what is known already, and
+            # who asked first, differ after a resume
+            with torch.autocast(self.device.type, enabled=False):
+                self._text_cache.update((caption, self._encode_text([caption])[0]) for caption in dict.fromkeys(new))
         return self._text_cache
 
     def _text_parameters(self) -> list[nn.Parameter]:
@@ -211,12 +225,12 @@ def check_official(path: Path | str) -> None:
         )
 
 
-def open_clip_config(architecture: str | Architecture) -> dict[str, Any]:
-    """Keyword arguments of `open_clip.model.CLIP`. Raises UserError for an unknown name or key."""
+def open_clip_config(architecture: str | Architecture, where: str = "frm.*") -> dict[str, Any]:
+    """Keyword arguments of `open_clip.model.CLIP`. Raises UserError (under `where`) for an unknown name or key."""
     if isinstance(architecture, str):
         config = open_clip.get_model_config(architecture)
         if config is None:
-            raise UserError(f"frm.*.architecture: OpenCLIP has no model `{architecture}`; HPSv2's is ViT-H-14")
+            raise UserError(f"{where}.architecture: OpenCLIP has no model `{architecture}`; HPSv2's is ViT-H-14")
     else:
         config = architecture.model_dump()
     for name, known in (
@@ -225,5 +239,5 @@ def open_clip_config(architecture: str | Architecture) -> dict[str, Any]:
         ("text_cfg", {field.name for field in dataclasses.fields(CLIPTextCfg)}),
     ):
         if unknown := sorted(set(config[name] if name else config) - set(known)):
-            raise UserError(f"frm.*.architecture.{name}: OpenCLIP's CLIP class has no `{unknown[0]}`")
+            raise UserError(f"{where}.architecture.{name}: OpenCLIP's CLIP class has no `{unknown[0]}`")
     return config

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.params import Params
 
@@ -50,6 +51,20 @@ class DamageParams(Params):
     oversharpen: tuple[float, float]  # amount of unsharp masking
     pattern: tuple[float, float]  # amplitude of 255
 
+    @field_validator("blur", "noise", "jpeg", "oversharpen", "pattern")
+    @classmethod
+    def _weakest_first(cls, ends: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= ends[0] <= ends[1]:  # else the more damaged picture would be taught as the better one
+            raise ValueError("must be [weakest, strongest], 0 or more")
+        return ends
+
+    @field_validator("jpeg")
+    @classmethod
+    def _some_quality(cls, ends: tuple[float, float]) -> tuple[float, float]:
+        if ends[1] > 99:
+            raise ValueError("100 − quality is at most 99")
+        return ends
+
 
 class TrainingParams(Params):
     """How both models are trained."""
@@ -91,6 +106,24 @@ class EvaluationParams(Params):
     jpeg: list[int]  # quality, falling
     oversharpen: list[float]  # amount of unsharp masking, growing
     pattern: list[float]  # amplitude of a pattern 2 to 4 px fine, of 255, growing
+
+    @field_validator("blur", "noise", "oversharpen", "pattern")
+    @classmethod
+    def _growing(cls, levels: list[float]) -> list[float]:
+        if not _in_order(levels):
+            raise ValueError("must be growing strengths above 0")
+        return levels
+
+    @field_validator("jpeg")
+    @classmethod
+    def _falling(cls, levels: list[int]) -> list[int]:
+        if not _in_order([101 - level for level in levels]) or levels[-1] < 1:
+            raise ValueError("must be falling qualities, 100 to 1")
+        return levels
+
+
+def _in_order(strengths: Sequence[float]) -> bool:
+    return bool(strengths) and strengths[0] > 0 and sorted(set(strengths)) == list(strengths)
 
 
 class FrmParams(Params):

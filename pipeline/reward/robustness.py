@@ -46,6 +46,7 @@ def oversharpen(image: Pixels, amount: float) -> Pixels:
 def pattern(image: Pixels, amplitude: float, *seed: object) -> Pixels:
     """A regular pattern two to four px fine, `amplitude` of 255: what networks draw that learnt to please a reward.
 
+    Px of the picture, whatever its size: a tower that sees 224 of 512 px can't see most of it.
     Period, direction, phase and the share of each colour channel are drawn from `seed`.
     """
     generator = rng(*seed, "frm-pattern")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -27,6 +28,7 @@ from pipeline.runtime import atomic, progress, stable_seed, torch_rng
 from pipeline.training import adamw, warmup_cosine
 
 State = dict[str, Any]
+MOST_LOGIT_SCALE = math.log(100)  # CLIP's and HPSv2's bound on the temperature's parameter
 
 
 @dataclass
@@ -36,20 +38,6 @@ class Progress:
     step: int = 0
     best_loss: float = math.inf
     bad_evaluations: int = 0
-
-
-class PairObjective(nn.Module):
-    """The preference loss as one module, so that DDP synchronises the gradients of both towers."""
-
-    def __init__(self, model: FaceRewardModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor, captions: list[str], pairs: Mapping[str, Tensor]) -> Tensor:
-        """Loss of pairs (a, b: rows of images [N, 3, H, W]; p_a, weight); each image is encoded once."""
-        rewards = self.model(images, self.model.text_features(captions))
-        a, b = rewards[pairs["a"]], rewards[pairs["b"]]
-        return preference_loss(a, b, pairs["p_a"], pairs["weight"], self.model.logit_scale)
 
 
 def build(params: RewardParams, default_caption: str, seed: int) -> FaceRewardModel:
@@ -83,8 +71,11 @@ def train(
 
     `pairs` are those of `data.label`. A checkpoint in `scratch` (model, optimiser, scheduler, step, random state)
     is written every `checkpoint_every` steps and taken up again: on one CPU bit for bit as if never interrupted.
-    Raises UserError without pairs to learn from or to select by, and for a ResNet tower with gradient checkpointing.
+    Raises UserError without pairs to learn from or to select by, for a ResNet tower with gradient checkpointing, and in
+    one of several processes.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("frm: a reward model trains in one process; start the stage without `accelerate launch`")
     fit = pairs[pairs.split == "fit"]
     select = decided(pairs[(pairs.split == "select") & (pairs.source != "svm") & (pairs.why != "repeat")])
     for name, some in (("fit", fit), ("select", select)):
@@ -101,9 +92,8 @@ def train(
         candidates, damaged = with_damage(candidates, faces, training.damage, seed + params.seed)
         known = pd.concat([known, damaged], ignore_index=True)
     fit = known
-    mixed = "bf16" if training.precision == "bf16" else "no"
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
-    model = build(params, default_caption, seed)
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=training.precision == "bf16")
+    model = build(params, default_caption, seed).to(device)
     seed = stable_seed(seed, "frm-train", params.seed)
     torch.manual_seed(seed)
     if training.gradient_checkpointing and isinstance(model.clip.visual, ModifiedResNet):
@@ -111,7 +101,6 @@ def train(
     model.clip.set_grad_checkpointing(training.gradient_checkpointing)
     optimizer = adamw(model.parameters(), params.lr, training.weight_decay)
     schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, training.warmup_steps, training.steps))
-    objective, optimizer = accelerator.prepare(PairObjective(model), optimizer)
 
     state, best = Progress(), _weights(model)
     curve: list[dict[str, float]] = []
@@ -121,17 +110,18 @@ def train(
     bar = progress(_todo(fit, training, seed, state), "frm", total=training.steps)
     bar.update(state.step)
     for step, batch in bar:
-        share = batch.iloc[accelerator.process_index :: accelerator.num_processes]
-        objective.train()
-        images, captions, chosen = _batch(candidates, share, training, seed, step, accelerator)
-        with accelerator.autocast():
-            loss = objective(images, captions, chosen)
+        model.train()
+        images, captions, chosen = _batch(candidates, batch, training, seed, step, device)
+        with autocast():
+            loss = _loss(model, images, captions, chosen)
         if not math.isfinite(figure := float(loss.detach())):
             raise UserError(f"the reward's loss is {figure} at step {step}; lower its lr (frm.reward or frm.heldout)")
         optimizer.zero_grad()
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(objective.parameters(), training.max_grad_norm)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
         optimizer.step()
+        with torch.no_grad():
+            model.clip.logit_scale.clamp_(max=MOST_LOGIT_SCALE)
         schedule.step()
         state.step = step + 1
         if state.step % training.evaluate_every == 0 or state.step == training.steps:
@@ -152,13 +142,12 @@ def train(
                 best = _weights(model)
             else:
                 state.bad_evaluations += 1
-        if state.step % training.checkpoint_every == 0 and accelerator.is_main_process:
+        if state.step % training.checkpoint_every == 0:
             _save(checkpoint, model, optimizer, schedule, state, curve, best)
         if state.bad_evaluations >= training.patience:
             break
     bar.close()
-    if accelerator.is_main_process:  # a stage killed after this trains this model no more
-        _save(checkpoint, model, optimizer, schedule, state, curve, best)
+    _save(checkpoint, model, optimizer, schedule, state, curve, best)  # killed after this, it trains no more
     model.load_state_dict(best)
     return model.eval().requires_grad_(False), curve
 
@@ -202,10 +191,10 @@ def _batch(
     training: TrainingParams,
     seed: int,
     step: int,
-    accelerator: Accelerator,
+    device: torch.device,
 ) -> tuple[Tensor, list[str], dict[str, Tensor]]:
     rows, where = np.unique(pairs[["a", "b"]].to_numpy(), return_inverse=True)
-    generator = torch_rng(seed, "frm-augment", step, accelerator.process_index)
+    generator = torch_rng(seed, "frm-augment", step, 0)
     images, captions = candidates.take(rows)
     augmented = augment(to_tensor(images), training.flip, training.shift, generator)
     where = where.reshape(-1, 2)
@@ -215,9 +204,15 @@ def _batch(
         "p_a": torch.from_numpy(pairs.p_a.to_numpy(dtype=np.float32, copy=True)),
         "weight": torch.from_numpy(pairs.weight.to_numpy(dtype=np.float32, copy=True)),
     }
-    target = accelerator.device
-    on_device = {name: value.to(target) for name, value in chosen.items()}
-    return augmented.to(target), captions, on_device
+    on_device = {name: value.to(device) for name, value in chosen.items()}
+    return augmented.to(device), captions, on_device
+
+
+def _loss(model: FaceRewardModel, images: Tensor, captions: list[str], pairs: Mapping[str, Tensor]) -> Tensor:
+    """Loss of pairs (a, b: rows of images [N, 3, H, W]; p_a, weight); each image is encoded once."""
+    rewards = model(images, model.text_features(captions))
+    a, b = rewards[pairs["a"]], rewards[pairs["b"]]
+    return preference_loss(a, b, pairs["p_a"], pairs["weight"], model.logit_scale)
 
 
 def _weights(model: FaceRewardModel) -> State:

@@ -224,11 +224,12 @@ def test_looking_at_the_original_is_recorded_with_the_vote(tmp_path: Path, plain
 
 def test_progress_counts_what_is_done_and_what_is_left(tmp_path: Path, plain: Round) -> None:
     store = open_store(tmp_path, plain)
-    assert store.progress("ada").open == 12
+    assert store.claim("ada", 1)[1].open == 12
     for _ in range(5):
         vote(store, "ada")
-    assert (store.progress("ada").done, store.progress("ada").open) == (5, 7)
-    assert (store.progress("bob").done, store.progress("bob").open) == (0, 7)
+    ada, bob = (store.claim(name, 1)[1] for name in ("ada", "bob"))
+    assert (ada.done, ada.open) == (5, 7)
+    assert (bob.done, bob.open) == (0, 6)  # of the other seven ada holds one
 
 
 VOTER = """

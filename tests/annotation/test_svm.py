@@ -229,14 +229,19 @@ def test_evidence_of_a_study_with_a_known_answer() -> None:
     assert found.svm.standardiser.columns == ("quality", "other")
     assert metrics["accuracy"] > 0.8
     assert metrics["coverage"] >= 0.4
-    assert metrics["n"] == round(metrics["coverage"] * metrics["always_answering"]["n"])
+    judged, decided = metrics["judged"], metrics["always_answering"]["n"]
+    assert judged == 12 * 4  # of the select faces
+    assert decided < judged  # two annotators disagree on some
+    assert metrics["coverage"] * judged == pytest.approx(round(metrics["coverage"] * judged))
+    assert metrics["coverage"] * judged - (judged - decided) <= metrics["n"] <= metrics["coverage"] * judged
     assert metrics["ci95"][0] <= metrics["accuracy"] <= metrics["ci95"][1]
     assert metrics["with_reference_features"]["features"] == 3
     assert metrics["out_of_fold"]["kernels"].keys() == {"linear", "rbf"}
     assert metrics["annotator_agreement"]["raw"] > 0.7
     assert found.coverage["coverage"].iloc[-1] == 1.0
     assert found.coverage["accuracy"].iloc[-1] == pytest.approx(metrics["always_answering"]["accuracy"])
-    assert found.calibration["n"].sum() == 2 * 2 * metrics["always_answering"]["n"]
+    assert found.calibration["n"].sum() == 2 * 2 * judged  # two votes and two mirrors of every pair
+    assert found.coverage["n"].iloc[-1] == decided
     head, rest = found.card.split("## Permutation importance")
     assert "| Learnt from votes that are | simulated |" in head
     assert rest.index("| quality |") < rest.index("| other |")

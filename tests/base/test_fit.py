@@ -142,8 +142,12 @@ def test_a_killed_fit_continues_bit_for_bit(tmp_path: Path) -> None:
 
 def test_a_broken_loss_is_a_clear_error(tmp_path: Path) -> None:
     layer = torch.nn.Linear(1, 1)
-    with pytest.raises(UserError, match="x: loss nan at step 0; lower the learning rate"):
+    with pytest.raises(UserError, match="x: loss nan, gradient nan at step 0; lower the learning rate"):
         fit(layer, lambda step: layer.weight.sum() * float("nan"), lambda: 0.0, TRAIN, 2, tmp_path, "x")
+    before = layer.weight.detach().clone()
+    with pytest.raises(UserError, match=r"x: loss 0.0, gradient (nan|inf) at step 0"):  # √0 has no finite slope
+        fit(layer, lambda step: (0 * layer.weight).sum().sqrt(), lambda: 0.0, TRAIN, 2, tmp_path, "x")
+    assert torch.equal(layer.weight, before)
 
 
 def test_flattening_compares_with_four_fifths_of_the_run() -> None:

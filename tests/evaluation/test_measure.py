@@ -1,5 +1,7 @@
 """What the benchmark says beyond means: sets, diversity, rankings, roles, provenance, several datasets in one file."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -110,7 +112,7 @@ def test_nothing_that_anything_used_stays_held_out():
     extra = used_roles(["psnr", "id_dlib", "entropy"], reference=True, simulated=False)
     result, _ = run({"r/base": [BLUR], "r/full": [HQ]}, "psnr", "id_dlib", roles=extra)
     assert result["metrics"]["id_dlib"]["roles"] == ["in_svm"]
-    assert result["metrics"]["psnr"]["roles"] == ["in_svm"]
+    assert result["metrics"]["psnr"]["roles"] == ["in_loss", "in_svm"]
     assert used_roles(["psnr", "entropy"], reference=False, simulated=False) == {"entropy": ["in_svm"]}
     judged_by = used_roles(["gmsd"], reference=True, simulated=True)
     assert judged_by == {"gmsd": ["in_svm", "in_labels"], "fsim": ["in_labels"]}
@@ -153,13 +155,31 @@ def test_several_datasets_make_one_file():
 
 
 def test_chance_is_between_people_not_between_pictures():
-    people = dict(zip(IDS, "aabcde", strict=True))
+    shared = replace(dataset(), people=tuple("aabcde"))
     rewards = {"reward_frm": Reward(Brightness(), "code")}
     restored = {"r/base": [BLUR], "r/full": [HQ]}
-    result, rows = measure(dataset(), restored.items(), plan("id_dlib"), rewards, ScoreCache(), people=people)
+    result, rows = measure(shared, restored.items(), plan("id_dlib"), rewards, ScoreCache())
     others = identity.embed([HQ[0], *HQ[2:]])
     assert result["impostor"]["id_dlib"] == pytest.approx(identity.impostors(others), rel=1e-5)
     assert "group_id" not in rows[0]
+
+
+def test_every_interval_draws_people():
+    restored = {"r/base": [BLUR, HQ], "r/full": [HQ, HQ]}
+    rewards = {"reward_frm": Reward(Brightness(), "code")}
+    asked = plan("psnr", "reward_frm", samples=1, diversity_samples=2)
+    alone, shared = (
+        measure(replace(dataset(), people=people), restored.items(), asked, rewards, ScoreCache())[0]
+        for people in (None, tuple("aaaaab"))
+    )
+    for result in (alone, shared):
+        result["people"] = result["bradley_terry"]["test"]["reward_frm"]["n"]
+    assert (alone["people"], shared["people"]) == (6, 2)
+    found = [one["diversity"]["test"]["scores"]["r"]["base"] for one in (alone, shared)]
+    assert found[0]["mean"] == found[1]["mean"]
+    assert found[0]["ci95"] != found[1]["ci95"]
+    ps = [one["comparisons"]["test"]["r"]["full-base"]["psnr"]["p"] for one in (alone, shared)]
+    assert ps == pytest.approx([2 / 2**6, 2 / 2**2])  # of six faces and of two people, all differing one way
 
 
 def test_what_a_protocol_drops_of_one_sample_leaves_the_others(monkeypatch):

@@ -64,6 +64,7 @@ def test_impostors_are_all_pairs_of_different_rows() -> None:
     rows[1, 0], rows[2, 0] = 1.0, 3.0  # distances 1, 3, 2
     assert identity.impostors(rows) == pytest.approx({"mean": 2.0, "p5": 1.1, "n": 3})
     assert identity.impostors(rows[:1]) == {}
+    assert identity.impostors(rows, ["b", "a", "b"]) == {"mean": 1.0, "p5": 1.0, "n": 2}  # the first of each person
 
 
 def test_a_picture_without_a_face_still_has_landmarks_and_identity() -> None:

@@ -77,7 +77,7 @@ def test_gradient_is_that_of_the_last_step_alone() -> None:
     prediction = restorer.predict(Rollout(start.latents.detach(), start.timestep), condition, prompts)
     captions = trainer.frm.text_features(batch.captions)
     total = (
-        (1 - trainer.frm(prediction.images, captions)).mean()
+        (1 - trainer.frm(prediction.images.clamp(-1, 1), captions)).mean()
         + 0.5 * (trainer.lowpass(prediction.images) - trainer.lowpass(batch.hq)).abs().mean()
         + 0.5 * PerceptualDistance("alex").double()(batch.hq, prediction.images).mean()
         + 0.1 * prediction.regulariser
@@ -129,7 +129,7 @@ def test_the_rewards_update_takes_the_mean_over_micro_batches(monkeypatch: pytes
         parameter.requires_grad_(True)
     hq, images = (torch.cat([pair[side] for pair in ((b.hq, i) for b, i in outputs)]) for side in (0, 1))
     captions = frm.text_features([caption for batch, _ in outputs for caption in batch.captions])
-    logit = frm.logit_scale * (frm(hq, captions) - frm(images, captions))
+    logit = frm.logit_scale * (frm(hq, captions) - frm(images.clamp(-1, 1), captions))
     loss = trainer.params.dynamic.weight * torch.nn.functional.softplus(-logit).mean()
     expected = torch.autograd.grad(loss, learning, allow_unused=True)
     seen: list[torch.Tensor | None] = []
@@ -335,6 +335,26 @@ def test_eta_is_drawn_anew_at_every_step_and_the_gradient_step_uniformly_from_th
     assert 0.2 <= min(seen) < 0.25
     assert 0.75 < max(seen) <= 0.8
     assert sum(seen) / len(seen) == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_reward_sees_pictures_as_they_would_be_saved() -> None:
+    """Nothing is won outside of the range, neither by the restorer nor by the reward model's own update."""
+    trainer = refl(weights=WeightParams(reward=1.0, lowpass=0.0, perceptual=0.0, regulariser=0.0))
+    batch = trainer.micro_batch(0)
+    outside = (3 * batch.hq).requires_grad_(True)
+    terms = trainer.losses(outside, torch.zeros(()), batch)
+    clipped = trainer.losses(outside.detach().clamp(-1, 1), torch.zeros(()), batch)
+    assert torch.equal(terms.reward, clipped.reward)
+    terms.reward.backward()
+    assert outside.grad is not None
+    assert not outside.grad[outside.detach().abs() > 1].any()
+    assert outside.grad.any()
+    one, other = refl(), refl()
+    losses = [
+        each.update_reward([(batch, images)])
+        for each, images in ((one, outside.detach()), (other, outside.detach().clamp(-1, 1)))
+    ]
+    assert losses[0] == losses[1]
 
 
 def test_an_update_of_the_reward_that_is_not_finite_changes_nothing() -> None:

@@ -4,10 +4,12 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.report import curves, provenance
+from pipeline.params import UserError
+from pipeline.report import charts, curves, provenance
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,3 +95,20 @@ def test_the_columns_after_an_accuracy_are_its_interval_drawn_as_a_band() -> Non
     assert heights[0] > dots[0] > heights[3]  # pixels grow downwards: lo below the point, hi above it
     assert heights[1] > dots[1] > heights[2] > 0
     assert "band" not in threshold
+
+
+def test_evidence_without_a_row_is_left_out_and_other_plots_must_have_some(tmp_path: Path) -> None:
+    path = tmp_path / "svm_coverage.csv"
+    path.write_text("coverage,threshold,accuracy,lo,hi,n\n")
+    assert curves.evidence_plots([path]) == {"shown": [], "training": []}
+    with pytest.raises(UserError, match=r"svm_coverage.csv: no rows"):
+        curves.plots([path])
+
+
+def test_a_histogram_fills_its_frame() -> None:
+    svg = str(charts.histogram(np.linspace(50, 95, 100), "full", "quality", "JPEG"))
+    bars = [
+        tuple(map(float, one)) for one in re.findall(r'<rect class="bar[^"]*" x="([0-9.]+)".*? width="([0-9.]+)"', svg)
+    ]
+    assert bars[0][0] == charts.LEFT + 0.5
+    assert sum(bars[-1]) == pytest.approx(320 - charts.RIGHT, abs=1)

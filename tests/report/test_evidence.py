@@ -23,3 +23,13 @@ LEARNING = {"steps": 9, "shares": [SHARE | {"gain": {"mean": 0.0, "ci95": [-0.01
 def test_a_rival_is_judged_by_the_paired_interval(interval: list[float], said: str) -> None:
     content: dict[str, Any] = {"headline": HEADLINE, "svm": {"accuracy": 0.77, "frm_minus": {"ci95": interval}}}
     assert said in evidence.reward_model(content, LEARNING)["lead"].replace("\xa0", " ")
+
+
+def test_what_nobody_measured_is_left_out() -> None:
+    """As stage label writes it where no pair was judged twice, or no held-out one at all."""
+    nothing: dict[str, Any] = {"accuracy": None, "ci95": None, "n": 0, "coverage": None, "coverage_ci95": None}
+    content = nothing | {"always_answering": {"accuracy": None, "ci95": None, "n": 0}}
+    content["annotator_agreement"] = {"raw": None, "ci95": None, "n": 0}
+    found = evidence.svm(content)
+    assert (found["lead"], found["chart"]) == ("", None)
+    assert ("annotator agreement · raw", "–") in found["facts"]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from accelerate.state import AcceleratorState
 
 from pipeline import tables
 from pipeline.annotation.shown import ROUND_FEATURES
@@ -76,7 +75,6 @@ def pairs(folder: Path, candidates: Candidates) -> pd.DataFrame:
 
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A project root whose params.yaml holds the runtime group alone; accelerate forgets the last test's precision."""
+    """A project root whose params.yaml holds the runtime group alone."""
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text("runtime: {device: cpu, threads: 1, num_workers: 1, progress: false}\n")
-    AcceleratorState._reset_state(reset_partial_state=True)

@@ -26,7 +26,15 @@ PARAMS = EvaluationParams(
 
 def pair_rows(count: int, **columns: object) -> pd.DataFrame:
     names = [f"p{index}" for index in range(count)]
-    values = {"pair_id": names, "face_id": names, "why": "random", "anchored": False, "p_a": 1.0, "n": 3}
+    values = {
+        "pair_id": names,
+        "face_id": names,
+        "group_id": names,
+        "why": "random",
+        "anchored": False,
+        "p_a": 1.0,
+        "n": 3,
+    }
     values |= {"restorer_a": "diffbir", "restorer_b": "osediff", "candidate_a": "x", "candidate_b": "y"}
     return pd.DataFrame(values | columns)
 
@@ -56,12 +64,13 @@ def test_equal_rewards_count_half() -> None:
     assert right.tolist() == [1.0, 0.0, 0.5, 1.0]
 
 
-def test_accuracy_interval_draws_faces_not_pairs() -> None:
+def test_accuracy_interval_draws_people_not_pairs_and_not_faces() -> None:
     right = np.repeat([1.0, 0.0], 50)
-    by_face = evaluate.accuracy(right, pd.Series(np.repeat(["one", "two"], 50)), 0, 500)
-    by_pair = evaluate.accuracy(right, pd.Series([str(i) for i in range(100)]), 0, 500)
-    assert (by_face["accuracy"], by_face["n"], by_face["faces"]) == (0.5, 100, 2)
-    assert by_face["ci95"] == [0.0, 1.0]
+    each = pair_rows(100)
+    by_person = evaluate.accuracy(right, each.assign(group_id=np.repeat(["one", "two"], 50)), 0, 500)
+    by_pair = evaluate.accuracy(right, each, 0, 500)
+    assert (by_person["accuracy"], by_person["n"], by_person["faces"]) == (0.5, 100, 100)
+    assert by_person["ci95"] == [0.0, 1.0]
     assert by_pair["ci95"][1] - by_pair["ci95"][0] < 0.3
 
 

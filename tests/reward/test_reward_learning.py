@@ -9,7 +9,7 @@ from pipeline.reward.learning import LearningParams, curve_rows, learning_curve,
 
 FACES = [f"face{index}" for index in range(8)]
 PARAMS = LearningParams(shares=[0.25, 1.0], steps=1, seeds=2)
-HEAD = pd.Series(["a", "a", "b", "c"])
+HEAD = pd.DataFrame({"face_id": ["a", "a", "b", "c"], "group_id": ["a", "a", "b", "c"]})
 
 
 def pairs(each: int) -> pd.DataFrame:

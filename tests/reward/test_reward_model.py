@@ -122,6 +122,32 @@ def test_missing_folder_says_what_to_rerun(tmp_path: Path) -> None:
         FaceRewardModel.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("config.json", b"{", "config.json: not JSON"),
+        ("config.json", b"{}", "config.json.architecture: "),
+        ("model.safetensors", b"cut", "model.safetensors: not this architecture's weights"),
+    ],
+)
+def test_a_damaged_model_is_one_clear_error(
+    model: FaceRewardModel, tmp_path: Path, file: str, content: bytes, said: str
+) -> None:
+    model.save_pretrained(tmp_path)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        FaceRewardModel.from_pretrained(tmp_path)
+
+
+def test_kept_caption_features_are_never_in_half_precision(config: RewardConfig) -> None:
+    torch.manual_seed(0)
+    model = FaceRewardModel.from_config(config).eval().requires_grad_(False)
+    other = copy.deepcopy(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        asked_first = model.text_features(["one"])
+    assert torch.equal(asked_first, other.text_features(["one"]))
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_official_checkpoint_is_loaded(tmp_path: Path, prefix: str) -> None:
     torch.manual_seed(1)

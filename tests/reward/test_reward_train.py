@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.params import UserError
+from pipeline.params import UserError, validate
 from pipeline.reward import train as training
 from pipeline.reward.data import Candidates, decided
 from pipeline.reward.model import FaceRewardModel
+from pipeline.reward.params import DamageParams, EvaluationParams
 from pipeline.reward.train import build, evaluate_pairs, reward_differences
 from pipeline.training import adamw, warmup_cosine
 from tests.reward.toy import architecture, damage_params, reward_params, training_params
@@ -213,3 +214,36 @@ def test_no_pairs_to_learn_from_or_to_select_by(
 ) -> None:
     with pytest.raises(UserError, match=f"no {what} `{split}` pairs"):
         run(candidates, pairs[pairs.split != split], tmp_path)
+
+
+def test_the_temperature_keeps_its_bound(
+    candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "MOST_LOGIT_SCALE", 1.5)
+    model, _ = run(candidates, pairs, tmp_path, steps=3, warmup_steps=0)
+    assert float(model.clip.logit_scale) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("blur", [2.0, 0.3], "weakest, strongest"),  # would teach the blurrier picture as the better one
+        ("noise", [-1.0, 2.0], "weakest, strongest"),
+        ("jpeg", [20.0, 102.0], "at most 99"),
+    ],
+)
+def test_a_range_that_would_turn_labels_round_is_refused(key: str, value: list[float], said: str) -> None:
+    damage = training_params().damage.model_dump() | {key: value}
+    with pytest.raises(UserError, match=said):
+        validate(DamageParams, damage, "frm.training.damage")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("blur", [1.0, 0.5]), ("noise", []), ("pattern", [0.0, 1.0]), ("jpeg", [20, 40]), ("jpeg", [0])]
+)
+def test_levels_of_damage_that_do_not_grow_are_refused(key: str, value: list[float]) -> None:
+    levels = {"blur": [1.0], "noise": [5.0], "jpeg": [80, 20], "oversharpen": [1.0], "pattern": [2.0], key: value}
+    counts = {"batch_size": 8, "min_annotators": 3, "min_pairs": 3, "resamples": 200}
+    content = {**counts, "margin_bins": 4, "calibration_bins": 5, **levels}
+    with pytest.raises(UserError, match=rf"frm.evaluation.{key}: .*(growing|falling)"):
+        validate(EvaluationParams, content, "frm.evaluation")

@@ -109,6 +109,15 @@ def test_mistakes_end_with_one_line(
     assert not (root / "metrics/frm.json").exists()
 
 
+def test_several_processes_are_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):
+        main()
+    assert "a reward model trains in one process" in capsys.readouterr().err
+
+
 def test_stage_learning_writes_its_curve_and_the_same_bytes_twice(root: Path) -> None:
     files = [root / "metrics/frm_learning.json", root / "plots/frm_learning.csv"]
     learning.main()

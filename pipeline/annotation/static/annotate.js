@@ -374,6 +374,12 @@ const keyOf = (event) => (event.key.length === 1 ? event.key.toLowerCase() : eve
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || dialog.open) return;
   const key = keyOf(event);
+  const focused = [" ", "Enter"].includes(key) && event.target.closest?.("button");
+  if (focused && !focused.closest(".peek")) return; // the browser presses it
+  if (focused) {
+    event.preventDefault();
+    return peek(focused.id.replace("peek-", "")); // for as long as the key is down
+  }
   const act = {
     u: undo,
     "?": () => dialog.showModal(),
@@ -389,7 +395,7 @@ document.addEventListener("keydown", (event) => {
   else if (key in PEEK_KEYS) peek(PEEK_KEYS[key]);
   else act();
 });
-document.addEventListener("keyup", (event) => keyOf(event) in PEEK_KEYS && stopPeeking());
+document.addEventListener("keyup", (event) => (keyOf(event) in PEEK_KEYS || event.key === "Enter") && stopPeeking());
 window.addEventListener("blur", stopPeeking);
 
 document.querySelectorAll("[data-choice]").forEach((button) =>
