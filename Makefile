@@ -6,6 +6,7 @@
 #                                  no_reward no_reward_seed1 no_reward_seed2 more_base", and
 #                                  RESTORERS="gfpgan" for some restorers only
 # make test                        .venv, then all tests
+# make venv                        .venv alone
 # make lint                        ruff and mypy
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -35,7 +36,7 @@ VARIANTS ?= structure reward static full no_reward more_base
 RESTORERS ?=
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 9
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 10
 
 venv: $(VENV)/.installed
 

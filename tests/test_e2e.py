@@ -197,12 +197,15 @@ def test_running_stages_again_gives_the_same_bytes(project: Path) -> None:
 
 
 def test_push_and_pull_bring_everything_to_another_clone(project: Path, tmp_path: Path) -> None:
-    """The three commands of the README."""
-    dvc(project, "remote", "add", "--local", "--default", "storage", str(tmp_path / "storage"))
+    """The README's commands: git tells the other clone what was run and where it lies."""
+    before = git(project, "rev-parse", "HEAD").strip()
+    dvc(project, "remote", "add", "--default", "storage", str(tmp_path / "storage"))
     dvc(project, "push")
+    git(project, "add", ".dvc/config", "params.yaml", "dvc.lock", "metrics", "plots")
+    git(project, "commit", "--quiet", "-m", "what I ran")
     other = tmp_path / "other"
     git(tmp_path, "clone", "--quiet", str(project), str(other))
-    dvc(other, "remote", "add", "--local", "--default", "storage", str(tmp_path / "storage"))
+    git(project, "reset", "--quiet", "--hard", before)  # for the other tests
     dvc(other, "pull")
     assert outputs(other) == outputs(project)
     assert ran(dvc(other, "repro")) == set()

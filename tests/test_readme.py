@@ -1,4 +1,4 @@
-"""The README's links lead somewhere, its commands exist and its profiles are there."""
+"""Links of README and docs lead somewhere, commands exist, profiles are there, and numbers are those of the metrics."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import networkx
+import pytest
 import yaml
 from dvc.repo import Repo
 
@@ -17,14 +18,24 @@ from pipeline import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHELL = "\n".join(re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL))
 
 
-def test_relative_links_and_pictures_are_there() -> None:
-    targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)", TEXT)]
-    local = [target for target in targets if target and not target.startswith("http")]
-    assert local
-    assert not [target for target in local if not (ROOT / target).exists()]
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of the page may end in, as GitHub makes it."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_relative_links_and_pictures_are_there(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)", page.read_text(encoding="utf-8"))
+    for path, _, heading in (one.partition("#") for one in targets if not one.startswith("http")):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        assert not heading or heading in anchors(target), f"{path}#{heading}"
 
 
 def test_what_the_page_on_extending_names_is_there() -> None:
@@ -75,12 +86,14 @@ def test_the_measured_numbers_are_those_of_the_metrics() -> None:
     means, differences = tables.means(benchmark, "test"), tables.differences(benchmark, "test")
     assert len(means.splitlines()) == 2 + 14
     assert "diffbir: full-no_reward" in differences
-    assert means in TEXT
-    assert differences in TEXT
+    assert means in RESULTS
+    assert differences in RESULTS
+    asked = ("full-base", "full-no_reward", "full-lq")
+    assert tables.differences(benchmark, "test", tables.HEADLINE, asked) in TEXT
 
 
 def test_the_numbers_in_the_text_are_those_of_the_metrics() -> None:
-    text = " ".join(TEXT.split())
+    readme, results = (" ".join(page.split()) for page in (TEXT, RESULTS))
     metrics = {
         name: json.loads((ROOT / f"metrics/{name}.json").read_text())
         for name in ("benchmark", "frm", "frm_learning", "svm")
@@ -104,63 +117,87 @@ def test_the_numbers_in_the_text_are_those_of_the_metrics() -> None:
         return f"{mean}{unit} [{low}, {high}]"
 
     frm, svm = metrics["frm"], metrics["svm"]
-    assert f"on {with_interval(frm['headline'])} of {frm['headline']['n']} held-out pairs" in text
-    assert f"The held-out one agrees on {with_interval(frm['heldout']['headline'])}" in text
     blind = frm["best_blind_feature"]
     assert blind["name"] == "sharpness"
     assert blind["higher_is_better"] is False
     lead = points(blind["frm_minus"], " points")
-    assert f"best single blind feature ({share(blind['accuracy'])}: *less* sharpness; difference {lead})" in text
+    assert f"best single blind feature ({share(blind['accuracy'])}: *less* sharpness; difference {lead})" in results
     rival = f"nor above the SVM ({share(frm['svm']['accuracy'])} of the same pairs; {points(frm['svm']['frm_minus'])})"
-    assert rival in text
+    assert rival in results
     for one in (blind, frm["svm"]):
         assert one["frm_minus"]["ci95"][0] < 0 < one["frm_minus"]["ci95"][1]
     for model in (frm, frm["heldout"]):
         blurred, swapped = (model["robustness"][harm]["reward"] for harm in ("blur", "identity_swap"))
-        assert blurred[1] > blurred[0], "the README says that a light blur is not punished"
-        assert swapped[1] > swapped[0], "the README says that another's inner face is not punished"
+        assert blurred[1] > blurred[0], "a light blur is not punished"
+        assert swapped[1] > swapped[0], "another's inner face is not punished"
+    headline, every, kinds = frm["headline"], frm["all_restored"], frm["by_restorer_pair"]
+    between = kinds["diffbir|osediff"]
+    same = {
+        name: f"{round(one['accuracy'] * one['n'])} of {one['n']}"
+        for name in ("diffbir|diffbir", "osediff|osediff")
+        for one in [kinds[name]]
+    }
+    for page in (readme, results):
+        assert f"on {with_interval(headline)} of {headline['n']} held-out pairs of two restorations" in page
+        assert f"with the majority on {with_interval(every)} of all {every['n']}" in page
+        assert f"{share(between['accuracy'])} of {between['n']} pairs" in page
+        assert same["osediff|osediff"] + " (OSEDiff)" in page
+    assert f"on {same['diffbir|diffbir']} pairs (DiffBIR)" in readme
+    assert f"on {same['diffbir|diffbir']} (DiffBIR)" in results
+    few = kinds["diffbir|diffbir_few"]
+    assert f"with four steps on {share(few['accuracy'])} of {few['n']}" in results
+    held_out = frm["heldout"]
+    assert f"The held-out one agrees on {with_interval(held_out['headline'])} of the {headline['n']}" in readme
+    assert f"on {with_interval(held_out['headline'])} of the {headline['n']} and on" in results
+    assert f"{with_interval(held_out['all_restored'])} of the {every['n']}" in results
     alone = frm["single_features"]["reference"]
-    assert (
-        f"on the {frm['headline']['n']} pairs SSIM alone agrees with them on {share(alone['ssim']['accuracy'])}" in text
-    )
-    assert f"PSNR on {share(alone['psnr']['accuracy'])}" in text
+    assert f"on the {headline['n']} pairs SSIM alone agrees with them on {share(alone['ssim']['accuracy'])}" in results
+    assert f"PSNR on {share(alone['psnr']['accuracy'])}" in results
     assert alone["stlpips_alex"]["higher_is_better"] is True  # the farther one is preferred
-    assert f"*farther* from the original on {share(alone['stlpips_alex']['accuracy'])}" in text
+    assert f"*farther* from the original on {share(alone['stlpips_alex']['accuracy'])}" in results
     learnt = {one["share"]: one for one in metrics["frm_learning"]["shares"]}
+    assert metrics["frm_learning"]["seeds"] == 1, "in one training of each"
     for part, said in (
         (0.25, "give {}, and {} with the labels"),
         (0.5, "half of the faces {} and {}"),
         (1.0, "all {} and {}"),
     ):
         votes, both = (share(learnt[part][labels]["accuracy"]) for labels in ("votes", "votes+svm"))
-        assert said.format(votes, both) in text
-        assert points(learnt[part]["gain"]) in text
-        assert (learnt[part]["gain"]["ci95"][0] > 0) == (part < 1), "where votes are few, says the README"
+        assert said.format(votes, both) in results
+        assert points(learnt[part]["gain"]) in results
+        assert (learnt[part]["gain"]["ci95"][0] > 0) == (part < 1), "where votes are few, says the page"
     fit = svm["out_of_fold"]
-    assert f"its answers are right on {share(fit['accuracy_answered'])}, less than its target" in text
+    assert f"its answers are right on {share(fit['accuracy_answered'])}, less than its target" in results
     assert fit["target_reached"] is False
-    assert f"it is right on {with_interval(svm)} of its answers at {share(svm['coverage'])} coverage" in text
+    assert f"it is right on {with_interval(svm)} of its answers at {share(svm['coverage'])} coverage" in results
 
     benchmark = metrics["benchmark"]
     chance, scores = benchmark["impostor"]["id_dlib"], benchmark["scores"]["test"]
-    assert f"{chance['mean']:.3f} apart on average, 5th percentile {chance['p5']:.3f}" in text
+    for page in (readme, results):
+        assert f"{chance['mean']:.3f} apart on average, 5th percentile {chance['p5']:.3f}" in page
+    assert f"the LQ is at {scores['lq']['base']['id_dlib']['mean']:.4f}" in readme
     comparisons = benchmark["comparisons"]["test"]
     base, added, lq = (
         {r: one[name] for r, one in comparisons.items()} for name in ("full-base", "full-no_reward", "full-lq")
     )
     assert not any(one["id_dlib"]["better"] for one in lq.values()), "no restorer beats the untouched LQ"
-    assert not any(one["id_dlib"]["worse"] for one in lq.values()), "all are level with it"
+    assert not any(one["id_dlib"]["worse"] for one in lq.values()), "none differs measurably from it"
     below = {r: one["base-lq"]["id_dlib"] for r, one in comparisons.items()}
     assert [r for r, one in below.items() if one["worse"]] == ["diffbir", "gfpgan"]
+    ranges = []
     for metric in ("id_dlib", "lmd_68", "stlpips_vgg"):
         measured = [base[restorer][metric] for restorer in ("diffbir", "osediff", "gfpgan")]
         assert all(entry["better"] and entry["p_holm"] < 0.05 for entry in measured)
         gains = [share(-entry["relative"]) for entry in measured]
-        assert f"by {gains[0]}, {gains[1]} and {gains[2]}" in text
-        assert metric != "id_dlib" or f"by little ({gains[1]} to {gains[2]} of identity)" in text
+        for page in (readme, results):
+            assert f"by {gains[0]}, {gains[1]} and {gains[2]}" in page
+        least, most = (share(pick(-entry["relative"] for entry in measured)) for pick in (min, max))
+        ranges.append(f"{least} to {most}")
+    assert f"in identity (by {ranges[0]}), landmarks ({ranges[1]}) and perceptual distance" in readme
+    assert f"(ST-LPIPS by VGG, {ranges[2]})" in readme
     for restorer in base:
         steps = (ROOT / f"plots/refl/{restorer}-more_base.csv").read_text().splitlines()[-1].partition(",")[0]
-        assert f"{int(steps):,}" in text.partition("ReFL costs as much as")[2].partition("denoiser had")[0]
+        assert f"{int(steps):,}" in results.partition("ReFL costs as much as")[2].partition("denoiser had")[0]
     alex = {r: base[r]["stlpips_alex"] for r in base}
     assert [(r, one["better"], one["worse"]) for r, one in alex.items()] == [
         ("diffbir", True, False),
@@ -168,39 +205,43 @@ def test_the_numbers_in_the_text_are_those_of_the_metrics() -> None:
         ("gfpgan", False, True),
     ]
     won, more, lost = (share(abs(alex[r]["relative"])) for r in ("diffbir", "osediff", "gfpgan"))
-    assert f"DiffBIR gains {won}, OSEDiff {more}, and GFPGAN gets {lost} *worse*" in text
+    assert f"DiffBIR gains {won}, OSEDiff {more}, and GFPGAN gets {lost} *worse*" in results
     judged = {r: one["reward_heldout"] for r, one in added.items()}
     assert all(one["better"] for one in judged.values())
     adds = [signed(judged[r]["delta"]) for r in ("diffbir", "osediff", "gfpgan")]
-    assert f"for all three ({adds[0]}, {adds[1]} and {adds[2]} for DiffBIR, OSEDiff and GFPGAN)" in text
+    for page in (readme, results):
+        assert f"({adds[0]}, {adds[1]} and {adds[2]} for DiffBIR, OSEDiff and GFPGAN" in page
     assert not any(one["id_dlib"]["better"] or one["id_dlib"]["worse"] for one in added.values())
     assert not any(one["lmd_68"]["better"] for one in added.values())
     assert [r for r, one in added.items() if one["lmd_68"]["worse"]] == ["gfpgan"]
-    assert f"it costs GFPGAN {delta(added['gfpgan']['lmd_68'])}" in text
-    assert f"at most {signed(min(one['stlpips_vgg']['delta'] for one in added.values()))})" in text
+    for page in (readme, results):
+        assert f"it costs GFPGAN {delta(added['gfpgan']['lmd_68'])}" in page
+    assert f"at most {signed(min(one['stlpips_vgg']['delta'] for one in added.values()))};" in results
     own = added["osediff"]["reward_frm"]["delta"]
-    assert f"own reward rises by {own:.3f}, the held-out one by {judged['osediff']['delta']:.3f}" in text
+    assert f"own reward rises by {own:.3f}, the held-out one by {judged['osediff']['delta']:.3f}" in results
     suspect = added["gfpgan"]
-    assert f"GFPGAN**, whose own reward rises by {suspect['reward_frm']['delta']:.3f}" in text
-    assert f"its landmarks get {share(suspect['lmd_68']['relative'])} worse than without" in text
-    held_out = {r: one["reward_heldout"] for r, one in base.items()}
-    assert [r for r, one in held_out.items() if one["better"]] == ["diffbir", "osediff"]
-    assert all(judged[r]["delta"] > held_out[r]["delta"] / 2 for r in ("diffbir", "osediff"))
-    assert held_out["gfpgan"]["worse"]
-    rise, other, fall = (signed(held_out[r]["delta"]) for r in ("diffbir", "osediff", "gfpgan"))
-    assert f"rises for DiffBIR ({rise}) and OSEDiff ({other})" in text
-    assert f"*falls* for GFPGAN ({fall})" in text
+    assert f"GFPGAN**, whose own reward rises by {suspect['reward_frm']['delta']:.3f}" in results
+    assert f"its landmarks get {share(suspect['lmd_68']['relative'])} worse than without" in results
+    against = {r: one["reward_heldout"] for r, one in base.items()}
+    assert [r for r, one in against.items() if one["better"]] == ["diffbir", "osediff"]
+    assert against["gfpgan"]["worse"]
+    rise, other, fall = (signed(against[r]["delta"]) for r in ("diffbir", "osediff", "gfpgan"))
+    assert f"rises for DiffBIR ({rise}) and OSEDiff ({other})" in results
+    assert f"*falls* for GFPGAN ({fall})" in results
     spent = {r: one["full-more_base"] for r, one in comparisons.items()}
     assert all(spent[r][metric]["better"] for r in ("diffbir", "gfpgan") for metric in ("id_dlib", "lmd_68"))
     assert spent["osediff"]["lmd_68"]["better"]
     level = spent["osediff"]["id_dlib"]
     assert not level["better"] | level["worse"], "about as much"
-    assert f"OSEDiff's identity ({delta(level)})" in text
+    assert f"OSEDiff's identity ({delta(level)})" in results
     rewards = [scores["lq"]["base"], scores["diffbir"]["base"], scores["hq"]["base"]]
     untouched, restored, original = (f"{one['reward_heldout']['mean']:.4f}" for one in rewards)
-    assert f"the untouched LQ ({untouched}) more than DiffBIR's base ({restored}; originals: {original})" in text
+    assert f"the untouched LQ ({untouched}) more than DiffBIR's base ({restored}; originals: {original})" in results
     spread = benchmark["diversity"]["test"]["scores"]
     less = {r: 100 * (1 - spread[r]["refl"]["mean"] / spread[r]["base"]["mean"]) for r in spread}
     diffbir, gfpgan = (f"{less[r]:.0f} % less" for r in ("diffbir", "gfpgan"))
-    assert f"by {diffbir} after ReFL than before for DiffBIR and {gfpgan} for GFPGAN" in text
-    assert f"OSEDiff's, which differ little, by {-less['osediff']:.0f} % more" in text
+    for page in (readme, results):
+        assert f"by {diffbir} after ReFL than before for DiffBIR and {gfpgan} for GFPGAN" in page
+    assert f"OSEDiff's, which differ little, by {-less['osediff']:.0f} % more" in results
+    without = [100 * (1 - spread[r]["no_reward"]["mean"] / spread[r]["base"]["mean"]) for r in ("diffbir", "gfpgan")]
+    assert f"by {without[0]:.1f} % and {without[1]:.1f} %" in results
