@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -21,6 +22,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.amp.autocast_mode import is_autocast_available
 
 from pipeline.images import Pixels, to_tensor
 from pipeline.params import UserError, one_line, validate
@@ -208,7 +210,8 @@ class FaceRewardModel(nn.Module):
         if new:
             # one by one, as a batch's size moves the last bits, and never in half precision: what is known already, and
             # who asked first, differ after a resume
-            with torch.autocast(self.device.type, enabled=False):
+            kind = self.device.type
+            with torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext():  # meta has none
                 self._text_cache.update((caption, self._encode_text([caption])[0]) for caption in dict.fromkeys(new))
         return self._text_cache
 
