@@ -63,7 +63,7 @@ def test_official_diffbir_in_and_out(tmp_path: Path) -> None:
         "at most 70,000 faces of a folder",
         "| Preference labels | not given |",
         "CreativeML Open RAIL++-M",
-        "weights: {reward: 0.005, lowpass: 0.01, perceptual: 0.01, regulariser: 0.0001}",  # the params
+        "weights: {reward: 0.005, lowpass: 0.005, perceptual: 0.01, regulariser: 0.0001}",  # the params
     ):
         assert said in card
 
