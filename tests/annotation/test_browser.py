@@ -156,6 +156,23 @@ def test_a_key_held_down_is_one_vote(enter: Any, address: str, store: Store) -> 
     assert len(store.votes()) == 1
 
 
+def test_a_focused_button_is_pressed_by_space_and_the_peeking_ones_are_held(enter: Any, address: str) -> None:
+    page = enter(address)
+    page.focus("#guide")
+    page.keyboard.press("Space")
+    assert page.evaluate("document.querySelector('#guidelines').open")
+    page.keyboard.press("Escape")
+    for key in ("Space", "Enter"):
+        page.focus("#peek-input")
+        page.keyboard.down(key)
+        assert page.get_attribute("#stage", "data-peek") == "input"
+        page.keyboard.up(key)
+        assert page.get_attribute("#stage", "data-peek") is None
+    page.focus("#sign-out button")
+    page.keyboard.press("Space")
+    page.get_by_label("Your name").wait_for()
+
+
 def test_undo_and_resume_after_reload(enter: Any, address: str, store: Store) -> None:
     page = enter(address)
     first = lease(page)
@@ -293,6 +310,8 @@ def test_pictures_are_large_and_equal_and_everything_fits(
     page = enter(address, viewport=viewport, has_touch=True)
     boxes = [box.bounding_box() for box in page.locator(".pane").all()]
     assert boxes[0]["width"] == boxes[1]["width"] == boxes[0]["height"] == boxes[1]["height"] >= least
+    name = page.locator("#sign-out button").bounding_box()
+    assert name["x"] + name["width"] <= viewport["width"], "whoever shares a phone can sign out"
     for button in page.locator("footer button").all():
         box = button.bounding_box()
         assert box["height"] >= 44, "large enough for a thumb"
