@@ -33,17 +33,17 @@ def main(metrics: Path = Path("metrics/benchmark.json"), dataset: str = "test") 
         print("", seeds(benchmark, dataset), sep="\n")
 
 
-def means(benchmark: Tree, dataset: str, metrics: Sequence[str] = tuple(METRICS)) -> str:
+def means(benchmark: Tree, dataset: str) -> str:
     """A row for the LQ, the HQ and each variant of each restorer; – where a distance to the HQ says nothing."""
     scores = benchmark["scores"][dataset]
     rows = {"LQ": scores["lq"]["base"], "HQ": scores["hq"]["base"]}
     for restorer in benchmark["comparisons"][dataset]:  # in the order of the params
         rows |= {f"{restorer} {variant}": found for variant, found in scores[restorer].items()}
     cells = {
-        label: [f"{found[name]['mean']:.4f}" if name in found else "–" for name in metrics]
+        label: [f"{found[name]['mean']:.4f}" if name in found else "–" for name in METRICS]
         for label, found in rows.items()
     }
-    return _markdown(metrics, cells)
+    return _markdown(tuple(METRICS), cells)
 
 
 def differences(

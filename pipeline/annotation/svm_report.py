@@ -67,7 +67,7 @@ def train_svm(features: pd.DataFrame, pairs: pd.DataFrame, labels: pd.DataFrame,
     fit_candidates = fit[["features_a", "features_b"]].to_numpy().ravel()
     known = rows_of(features, pd.Series(np.unique(fit_candidates)))
     standardiser = Standardiser.fit(known)
-    won = judged[judged["winner"].isin(["a", "b"])].sort_values("pair_id")
+    won = judged[_decided(judged)].sort_values("pair_id")
     data = LabelledPairs(
         standardiser(rows_of(features, won["features_a"])) - standardiser(rows_of(features, won["features_b"])),
         won["winner"].eq("a").to_numpy(bool),

@@ -129,7 +129,7 @@ def create_app(store: Store, rounds: Sequence[Round], token: str | None, hosts: 
         name = normalize("NFC", form.get("name", [""])[0].strip())
         given = form.get("token", [request.cookies.get("token", "")])[0].strip()
         if not is_name(name):
-            said = f"A name has 1 to {LONGEST_NAME} characters, the first a letter or digit."
+            said = f"A name has 1 to {LONGEST_NAME} characters, the first a letter, digit or _."
             return sign_in_page(request, name, said)
         if not admitted(given):
             return sign_in_page(request, name, "That is not the token that the command printed.")
@@ -193,7 +193,8 @@ def _addresses(lease: Lease) -> dict[str, str]:
 
 def is_name(text: str) -> bool:
     """Whether somebody may be called so: in any script, without control characters."""
-    return 0 < len(text) <= LONGEST_NAME and text[0].isalnum() and text.isprintable() and text == text.strip()
+    begins = text[:1].isalnum() or text[:1] == "_"
+    return begins and len(text) <= LONGEST_NAME and text.isprintable() and text == text.strip()
 
 
 def _counts(progress: Progress) -> dict[str, int]:

@@ -31,7 +31,7 @@ from pipeline.runtime import atomic, write_json
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 HPS_FILES = ("HPS_v2_compressed.pt", "HPS_v2.1_compressed.pt")
-REMEDY = "rerun `dvc repro frm` (or `dvc pull`)"
+REMEDY = "rerun `dvc repro frm` (or `dvc pull`), or name another model"
 _MAX_CACHED_CAPTIONS = 10_000  # of at most 1,024 floats each: 40 MB
 
 
