@@ -97,6 +97,7 @@ def main(
         return aggregate(votes[votes["annotator"].isin(params.panel("main"))], params.prior_votes)
 
     test = held_out(pairs, labels_of(seed))
+    test = test[test["winner"].ne("tie")]  # without a majority nobody is right
     right: dict[str, list[list[Right]]] = {name: [] for name in STRATEGIES}
     for repetition in range(seeds):
         labels = labels_of(seed + repetition)

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline import tables
 from pipeline.compat import dlib_weights
-from pipeline.evaluation.folders import SUFFIXES
-from pipeline.images import Pixels, decode, resize
+from pipeline.images import SUFFIXES, Pixels, decode, resize
 from pipeline.metrics.landmarks import FACE_BOX, enlarge, points_68
 
 SMALL = 64  # px

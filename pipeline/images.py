@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from pipeline.params import UserError, one_line
 
 Pixels = NDArray[np.uint8]
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})  # of files that count as images
 # what PIL raises for files that are cut off, no image, far too large, or whose metadata it stumbles over
 UNREADABLE = (
     *(UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, RuntimeError),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.faces.detection import Detector, alignment, resized, warp
-from pipeline.faces.folder import SUFFIXES, image_names
-from pipeline.images import Pixels, decode, encode_png, resize, to_tensor, to_uint8
+from pipeline.faces.folder import image_names
+from pipeline.images import SUFFIXES, Pixels, decode, encode_png, resize, to_tensor, to_uint8
 from pipeline.params import UserError, printable
 from pipeline.runtime import write_bytes
 
@@ -94,18 +95,21 @@ def output_paths(source: Path, out: Path) -> dict[Path, Path]:
 
     Raises UserError for a missing source, a folder without images and results that would replace photos.
     """
-    if source.is_dir():
+    if os.path.isdir(source):
         inside = [source / name for name in image_names(source)]
         # results of an earlier run below the folder are no photos
         earlier, whole = out.resolve(), source.resolve()
         above = earlier == whole or earlier in whole.parents
         photos = [path for path in inside if above or earlier not in path.resolve().parents]
         root, kept = source, photos
-    elif source.is_file():
+    elif os.path.isfile(source):
         photos, root = [source], source.parent
-        kept = [path for path in root.iterdir() if path.suffix.lower() in SUFFIXES]
+        try:
+            kept = [path for path in root.iterdir() if path.suffix.lower() in SUFFIXES]
+        except OSError as error:
+            raise UserError(f"{root}: can't be listed ({error.strerror}), so what lies there isn't known") from None
     else:
-        raise UserError(f"{source} does not exist; give a photo or a folder of photos")
+        raise UserError(f"{source} does not exist, or can't be read; give a photo or a folder of photos")
     if not photos:
         raise UserError(f"{source} holds no image ({', '.join(sorted(SUFFIXES))})")
     names = [photo.relative_to(root) for photo in photos]
@@ -147,7 +151,7 @@ class Restoration:
         size = self.restorer.native_size
         matrices = [matrix for face in found if (matrix := alignment(face.points, size)) is not None]
         if not matrices:
-            raise UserError(f"{name}: no face found")
+            raise UserError(f"{name}: no face found (--detection-size finds smaller ones, --min-score fainter ones)")
         result = image
         restored = self._faces([warp(image, matrix, size) for matrix in matrices])
         # the best detection last: it stays whole where faces overlap

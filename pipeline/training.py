@@ -1,4 +1,4 @@
-"""What base training and ReFL share: stateless draws, resumable checkpoints, averaged weights, FLOP counts.
+"""What the trainings of bases, ReFL and FRM share: stateless draws, resumable checkpoints, FLOP counts.
 
 Every draw of a step is seeded by (params seed, name, step), so a resumed run needs no random state to continue bit for
 bit: model, optimiser and step number are all there is.

@@ -26,22 +26,19 @@ from pipeline.restorers.external import External, source_names
 from pipeline.restorers.load import load as load_restorer
 from pipeline.runtime import device, stage, write_json, write_text
 
+DATA, METRICS, PLOT = Path("data"), Path("metrics/benchmark.json"), Path("plots/benchmark_scores.csv")
 CACHE = Path(".scratch/scores")  # no output: deleting it costs time only
 REWARDS = {"frm": "reward", "heldout": "heldout"}  # metric suffix → folder of stage frm
 
 
 @stage
-def main(
-    data: Path = Path("data"),
-    metrics_out: Path = Path("metrics/benchmark.json"),
-    plot_out: Path = Path("plots/benchmark_scores.csv"),
-) -> None:
+def main() -> None:
     """Score LQ, base and every ReFL variant of every restorer on the test split and the datasets of the params."""
     params = load("benchmark", BenchmarkParams)
     seed: int = value("seed")
     variants: list[str] = value("refl.variants")
     matrix = {
-        name: {"base": data / "base" / name} | {each: data / "refl" / name / each for each in variants}
+        name: {"base": DATA / "base" / name} | {each: DATA / "refl" / name / each for each in variants}
         for name in value("refl.restorers")
     }
     models = {f"{name}/{variant}": path for name, folders in matrix.items() for variant, path in folders.items()}
@@ -50,19 +47,19 @@ def main(
     roles = used_roles(expand(value("features.names")), value("features.reference"), simulated)
     counts = (params.samples, params.diversity_samples)
     plan = Plan(params.metrics, comparisons, params.resamples, seed, *counts, roles)
-    rewards = {f"reward_{name}": load_reward(data / "frm" / folder, device()) for name, folder in REWARDS.items()}
+    rewards = {f"reward_{name}": load_reward(DATA / "frm" / folder, device()) for name, folder in REWARDS.items()}
     cache = ScoreCache(CACHE)
 
-    own = Opened(from_tables(data / "faces", data / "degraded"), {}, [], None)
+    own = Opened(from_tables(DATA / "faces", DATA / "degraded"), {}, [], None)
     params.must_not_name(matrix)
-    sources = source_names(data / "faces")
+    sources = source_names(DATA / "faces")
     theirs = {name: External(Path(path), own.dataset, sources) for name, path in params.external.items()}
     with_theirs = [*comparisons, *(Comparison(name, "base-lq", f"{name}/base", "lq") for name in theirs)]
     size = own.dataset.size
     sets = [own, *(open_set(k, one.lq, one.hq, size, one.resize) for k, one in params.datasets.items())]
     results: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
-    restored = data / "restored"
+    restored = DATA / "restored"
     shutil.rmtree(restored, ignore_errors=True)  # models of an earlier run
     for opened in sets:
         restorers = ((model, load_restorer(path, device()), max(counts)) for model, path in models.items())
@@ -72,15 +69,15 @@ def main(
         result, scored = measure(opened.dataset, kept, asked, rewards, cache, opened.notes, opened.published)
         results.append(result)
         scores += scored
-    tables.write(tables.SCORES, data / "scores", scores)
+    tables.write(tables.SCORES, DATA / "scores", scores)
 
     whole = joined(results)
     whole["bradley_terry"]["preference"] = rankings(
-        data / "votes", data / "pairs", data / "candidates", data / "faces", seed, params.resamples
+        DATA / "votes", DATA / "pairs", DATA / "candidates", DATA / "faces", seed, params.resamples
     )
     costs = {name: cost(load_restorer(one["base"], device()), own.dataset, seed) for name, one in matrix.items()}
-    write_json(metrics_out, whole | {"restorers": costs})
-    write_text(plot_out, score_table(whole))
+    write_json(METRICS, whole | {"restorers": costs})
+    write_text(PLOT, score_table(whole))
 
 
 if __name__ == "__main__":

@@ -28,27 +28,24 @@ from pipeline.metrics import (
 from pipeline.params import UserError, load
 from pipeline.runtime import file_hash, stable_hash, stage
 
+CANDIDATES, FACES, DEGRADED = Path("data/candidates"), Path("data/faces"), Path("data/degraded")
+OUT = Path("data/features")
 # that computes a feature
 CODE = (arcface, awing, catalogue, compute, embeddings, identity, landmarks, perceptual, regions, signal, vqfr)
 
 
 @stage
-def main(
-    candidates: Path = Path("data/candidates"),
-    faces: Path = Path("data/faces"),
-    degraded: Path = Path("data/degraded"),
-    out: Path = Path("data/features"),
-) -> None:
+def main() -> None:
     """Compute features.names for every candidate and write the features table."""
     params = load("features", FeatureParams)
-    owner = tables.read(tables.CANDIDATES, candidates, ["candidate_id", "face_id"]).to_pydict()
+    owner = tables.read(tables.CANDIDATES, CANDIDATES, ["candidate_id", "face_id"]).to_pydict()
     face_of: dict[str, str] = dict(zip(owner["candidate_id"], owner["face_id"], strict=True))
     wanted = set(face_of.values())
-    images = tables.read_images(tables.CANDIDATES, candidates)
-    hq = _needed(tables.read_images(tables.FACES, faces, {"face_id": wanted}), wanted, faces)
-    lq = _needed(tables.read_images(tables.DEGRADED, degraded, {"face_id": wanted}), wanted, degraded)
+    images = tables.read_images(tables.CANDIDATES, CANDIDATES)
+    hq = _needed(tables.read_images(tables.FACES, FACES, {"face_id": wanted}), wanted, FACES)
+    lq = _needed(tables.read_images(tables.DEGRADED, DEGRADED, {"face_id": wanted}), wanted, DEGRADED)
     if not images:
-        raise UserError(f"{candidates}: no candidates; rerun `dvc repro restore`")
+        raise UserError(f"{CANDIDATES}: no candidates; rerun `dvc repro restore`")
 
     ids = sorted(images)  # by face, so that a face's HQ is measured once
     names, absent = compute.available(compute.expand(params.names), min(images[ids[0]].shape[:2]))
@@ -69,7 +66,7 @@ def main(
         {"candidate_id": str(candidate_id), **stamp, **{str(name): value for name, value in row.items()}}
         for candidate_id, row in features.to_dict(orient="index").items()
     ]
-    tables.write(tables.FEATURES, out, rows)
+    tables.write(tables.FEATURES, OUT, rows)
 
 
 def _needed(images: dict[str, Pixels], wanted: set[str], folder: Path) -> dict[str, Pixels]:

@@ -31,8 +31,8 @@ def main() -> None:
         faces, rejects = folder_faces(params, image_size)
     rows = [face.row(params.splits) for face in faces]
     counts = Counter(row["split"] for row in rows)
-    for name, share in params.splits.model_dump().items():
-        if share and not counts[name]:
+    for name in params.splits.model_dump():
+        if not counts[name]:
             groups = len({row["group_id"] for row in rows})
             raise UserError(
                 f"faces: split `{name}` is empty with {len(rows)} faces in {groups} groups that are never split "

@@ -14,14 +14,16 @@ from pipeline.report.reading import read_json
 from pipeline.report.render import render
 from pipeline.runtime import stage, write_text
 
+OUT = Path("data/report")
+
 
 @stage
-def main(root: Path = Path("."), out: Path = Path("data/report")) -> None:
-    """Gather metrics, scores, images and plots under `root` into the folder `out`."""
-    inputs = Inputs(root)
-    write_text(out / "report.html", render(gather(inputs, load("report", ReportParams))))
+def main() -> None:
+    """Gather metrics, scores, images and plots into a folder."""
+    inputs = Inputs(Path("."))
+    write_text(OUT / "report.html", render(gather(inputs, load("report", ReportParams))))
     benchmark = read_json(inputs.metrics / "benchmark.json")
-    formats.write(out, benchmark, next(iter(benchmark["scores"])))
+    formats.write(OUT, benchmark, next(iter(benchmark["scores"])))
 
 
 if __name__ == "__main__":

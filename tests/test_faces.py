@@ -146,7 +146,7 @@ def test_another_wheel_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_is_read_recursively_with_captions(project: Path) -> None:
     fill(project / "photos/a", 2)
-    (project / "photos/a/000.txt").write_text("a face,\n smiling \n", encoding="utf-8")
+    (project / "photos/a/000.txt").write_text("a face,\n smiling \n", encoding="utf-8-sig")  # as Notepad writes it
     (project / "photos/a/notes.md").write_text("no image")
     (project / "photos/.hidden").mkdir()
     (project / "photos/.hidden/x.png").write_bytes(encode_png(picture(9)))
@@ -198,11 +198,14 @@ def test_a_name_that_is_no_utf8_reaches_the_tables_as_its_bytes(project: Path) -
     (people / os.fsdecode(b"bad\xff.png")).write_bytes(b"")
     (people / os.fsdecode(b"\xf6.png")).write_bytes(encode_png(picture(21)))
     (people / os.fsdecode(b"\xf6.txt")).write_bytes("schön".encode("latin-1"))
-    shares = {"train": 1.0, "preference": 0.0, "val": 0.0, "test": 0.0}
-    configure(FOLDER | {"group_by": "folder", "splits": shares})
+    for number in range(40):  # so that no split is empty
+        (project / f"photos/{number}").mkdir()
+        (project / f"photos/{number}/face.png").write_bytes(encode_png(picture(100 + number)))
+    configure(FOLDER | {"group_by": "folder"})
     prepare.main()
     sources = tables.read_frame(tables.FACES, prepare.FACES, ["face_id", "source"])["source"].tolist()
-    assert sorted(sources) == ["000.png", "001.png", "002.png", "m\\xfcller/\\xe4.png"]
+    sources = sorted(one for one in sources if "face" not in one)
+    assert sources == ["000.png", "001.png", "002.png", "m\\xfcller/\\xe4.png"]
     rejects = tables.read_frame(tables.REJECTS, prepare.REJECTS)
     assert rejects["path"].tolist() == ["m\\xfcller/\\xf6.png", "m\\xfcller/bad\\xff.png"]
     assert rejects["reason"][0] == "its caption \\xf6.txt is not UTF-8 text"
@@ -331,13 +334,19 @@ def test_all_faces_of_a_person_or_folder_share_a_group(project: Path) -> None:
     assert groups["ann/000.png"] == groups["ann/001.png"] != groups["2.png"]
     with pytest.raises(UserError, match=r"metadata\.csv is missing"):
         folder_faces(params(FOLDER, group_by="person"), 16)
-    (project / "photos/metadata.csv").write_text("file_name,person\nann/000.png,Ann\n2.png,Ann\n3.png,Bea\n")
+    (project / "photos/metadata.csv").write_text("file_name,person\nann/000.png,Ann\n2.png,Ann \n3.png,Bea\n")
     by_person, rejects = folder_faces(params(FOLDER, group_by="person"), 16)
     groups = {face.source: face.group_id for face in by_person}
     assert groups["ann/000.png"] == groups["2.png"] != groups["3.png"]
     assert reasons(rejects) == {"ann/001.png": "no person in metadata.csv"}
     (project / "photos/metadata.csv").write_text("file_name,person\nann/000.png,\n2.png,Ann\n", encoding="utf-8-sig")
     with pytest.raises(UserError, match=r"1 rows name no person, the first is ann/000\.png"):
+        folder_faces(params(FOLDER, group_by="person"), 16)
+    (project / "photos/metadata.csv").write_text("file_name,person\n2.png,Ann\n2.png,Bea\n")
+    with pytest.raises(UserError, match=r"metadata\.csv: 2\.png is two persons, Ann and Bea"):
+        folder_faces(params(FOLDER, group_by="person"), 16)
+    (project / "photos/metadata.csv").write_text("file_name,person\n2.png\n")
+    with pytest.raises(UserError, match=r"metadata\.csv: not a CSV file with the columns"):
         folder_faces(params(FOLDER, group_by="person"), 16)
 
 
@@ -380,6 +389,7 @@ def test_a_share_moved_between_train_and_preference_leaves_val_and_test() -> Non
         ({"min_detection_score": -0.5}, "min_detection_score"),
         ({"detector": "opencv"}, "detector"),
         ({"splits": SPLITS | {"train": 0.9}}, "splits"),
+        ({"splits": SPLITS | {"train": 0.7, "test": 0.0}}, r"splits\.test"),  # a later stage would miss it, after hours
         ({"count": 0}, "count"),
         ({"max_rejected": 2}, "max_rejected"),
         ({"face": 1}, "face"),

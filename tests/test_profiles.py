@@ -335,6 +335,17 @@ def test_a_wrong_profile_or_folder_is_one_clear_line(clone: Path, arguments: lis
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_a_broken_profile_is_said_and_not_that_its_faces_lie_elsewhere(clone: Path, tmp_path: Path) -> None:
+    profile = clone / "profiles/omi-cpu.yaml"
+    profile.write_text(profile.read_text().replace("  count: 2000", "  counts: 2000"))
+    done = make(clone, "profile", "PROFILE=omi-cpu", f"FACES={tmp_path}")
+    assert done.returncode != 0
+    assert done.stderr.startswith("error: faces.")
+    assert "counts" in done.stderr.splitlines()[0]
+    assert "elsewhere" not in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_an_ablation_of_a_profile_is_refused(clone: Path) -> None:
     done = make(clone, "ablation", "PROFILE=omi-cpu")
     assert done.returncode != 0

@@ -28,7 +28,7 @@ from pipeline.params import Params, UserError, validate
 from pipeline.runtime import file_hash, rng, stable_hash, write_json
 
 ROUNDS_FOLDER = Path("annotations/rounds")
-EVERYONE = 0  # in `wanted`: shown to every annotator
+EVERYONE = 0  # in `wanted`: shown to every annotator; a repeat to all who judged the pair before
 
 _S, _I, _B = pa.string(), pa.int64(), pa.bool_()
 ROUNDS = tables.Table(

@@ -65,7 +65,7 @@ def status(votes: Sequence[Mapping[str, Any]], rounds: Sequence[Round], seed: in
         pd.MultiIndex.from_frame(facts[["round_id", "pair_id"]])
     )
     standing, unknown = standing[known], int((~known).sum())
-    # two databases may have asked one person the same: the last answer counts, as in stage `label`
+    # two databases may have asked one person the same: the last answer counts
     standing = standing.sort_values(["at", "event_id"]).drop_duplicates(
         ["annotator", "round_id", "pair_id"], keep="last"
     )
@@ -85,7 +85,10 @@ def status(votes: Sequence[Mapping[str, Any]], rounds: Sequence[Round], seed: in
             }
             for name, group in standing.groupby("annotator", sort=True)
         },
-        "agreement": summary(standing, facts.drop_duplicates("pair_id"), seed),
+        # two rounds may hold one pair: a person's last answer to it counts, as in stage `label`
+        "agreement": summary(
+            standing.drop_duplicates(["annotator", "pair_id"], keep="last"), facts.drop_duplicates("pair_id"), seed
+        ),
     }
 
 

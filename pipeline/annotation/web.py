@@ -32,6 +32,7 @@ HERE = Path(__file__).parent
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # listen everywhere, but nobody can open them
 LONGEST_NAME = 40
+WRONG_TOKEN = "That is not the token that the command printed."
 PAIRS_AHEAD = 2  # the pair on screen and the next one, fetched while the first is judged
 POLICY = "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 
@@ -90,11 +91,14 @@ def create_app(store: Store, rounds: Sequence[Round], token: str | None, hosts: 
     def admitted(given: str | None) -> bool:
         return token is None or (given is not None and secrets.compare_digest(given.encode(), token.encode()))
 
+    def known_token(request: Request) -> str | None:
+        return unquote(request.cookies["token"]) if "token" in request.cookies else None
+
     def who(request: Request) -> str:
         name = unquote(request.cookies.get("annotator", ""))
         # a page says whose it is: somebody else may have signed in since, in another tab of this browser
         page_of = unquote(request.headers.get("X-Annotator", quote(name)))
-        if not admitted(request.cookies.get("token")) or not is_name(name) or page_of != name:
+        if not admitted(known_token(request)) or not is_name(name) or page_of != name:
             raise HTTPException(401, "sign in first")
         return name
 
@@ -105,16 +109,17 @@ def create_app(store: Store, rounds: Sequence[Round], token: str | None, hosts: 
             "name": name,
             "problem": problem,
             "guidelines": guidelines,
-            "ask_token": not admitted(request.cookies.get("token")),
+            "ask_token": not admitted(known_token(request)),
         }
         return templates.TemplateResponse(request, "sign_in.html", context, status_code=400 if problem else 200)
 
     @app.get("/")
     def page(request: Request) -> Response:
         if "token" in request.query_params:  # the address that the command printed; kept as a cookie, not in history
+            if not admitted(given := request.query_params["token"]):
+                return sign_in_page(request, problem=WRONG_TOKEN)
             response = RedirectResponse("/", status_code=303)
-            if admitted(given := request.query_params["token"]):
-                _remember(response, "token", given)
+            _remember(response, "token", given)
             return response
         try:
             name = who(request)
@@ -127,14 +132,18 @@ def create_app(store: Store, rounds: Sequence[Round], token: str | None, hosts: 
     async def sign_in(request: Request) -> Response:
         form = parse_qs((await request.body()).decode(errors="replace"))
         name = normalize("NFC", form.get("name", [""])[0].strip())
-        given = form.get("token", [request.cookies.get("token", "")])[0].strip()
+        given = form.get("token", [known_token(request) or ""])[0].strip()
         if not is_name(name):
             said = f"A name has 1 to {LONGEST_NAME} characters, the first a letter, digit or _."
             return sign_in_page(request, name, said)
         if not admitted(given):
-            return sign_in_page(request, name, "That is not the token that the command printed.")
+            return sign_in_page(request, name, WRONG_TOKEN)
+        try:
+            name = store.spelling(name)
+        except Unavailable as error:
+            return sign_in_page(request, name, f"{error}; try again.")
         response = RedirectResponse("/", status_code=303)
-        _remember(response, "annotator", quote(store.spelling(name)))
+        _remember(response, "annotator", name)
         if token is not None:
             _remember(response, "token", given)
         return response
@@ -183,7 +192,7 @@ def create_app(store: Store, rounds: Sequence[Round], token: str | None, hosts: 
 
 def _remember(response: Response, key: str, value: str) -> None:
     # lax, not strict: the printed address must also work as a link in a mail; what changes anything is a POST
-    response.set_cookie(key, value, max_age=90 * 24 * 3600, httponly=True, samesite="lax")
+    response.set_cookie(key, quote(value), max_age=90 * 24 * 3600, httponly=True, samesite="lax")
 
 
 def _addresses(lease: Lease) -> dict[str, str]:

@@ -10,10 +10,9 @@ from typing import overload
 from PIL import Image
 
 from pipeline.evaluation.dataset import Dataset
-from pipeline.images import UNREADABLE, Pixels, decode, resize, unreadable
+from pipeline.images import SUFFIXES, UNREADABLE, Pixels, decode, resize, unreadable
 from pipeline.params import UserError, printable
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 HQ_NAMES = ("hq", "gt", "high_quality", "celeba_512_validation")
 LQ_NAMES = ("lq", "input", "low_quality", "celeba_512_validation_lq")
 # how many images the papers of this field report their numbers on, by the letters and digits of the usual names, and

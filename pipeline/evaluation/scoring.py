@@ -318,9 +318,10 @@ def impostor(scorer: Scorer, dataset: Dataset, names: Sequence[str]) -> dict[str
 
     n: the faces, of which all pairs count: the first of each person.
     """
-    if "id_dlib" not in names or dataset.hq is None or len(dataset.ids) < 2:
+    if "id_dlib" not in names or dataset.hq is None:
         return {}
-    return {"id_dlib": identity.impostors(scorer.embed("dlib", dataset.hq), dataset.people)}
+    found = identity.impostors(scorer.embed("dlib", dataset.hq), dataset.people)
+    return {"id_dlib": found} if found else {}  # of one person there is no chance level
 
 
 def provenance(names: Sequence[str], rewards: Mapping[str, Reward]) -> dict[str, Any]:

@@ -12,11 +12,10 @@ from pathlib import Path
 from pipeline.faces.detection import alignment, frontal_score, load_detector, warp
 from pipeline.faces.params import FacesParams
 from pipeline.faces.records import Face, Reject, short_id
-from pipeline.images import Pixels, decode, resize
+from pipeline.images import SUFFIXES, Pixels, decode, resize
 from pipeline.parallel import parallel_map
 from pipeline.params import UserError, printable
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 CHUNK = 1024  # most files looked at before asking whether there are enough faces
 PERSONS = "metadata.csv"  # columns file_name (relative to the folder) and person
 
@@ -84,8 +83,8 @@ def folder_faces(params: FacesParams, image_size: int) -> tuple[list[Face], list
     Raises UserError for a missing or empty folder, no face at all, or too many rejected files.
     """
     folder = Path(params.folder or "")
-    if not folder.is_dir():
-        raise UserError(f"faces.folder: {folder} is no folder; give the path of your images")
+    if not os.path.isdir(folder):
+        raise UserError(f"faces.folder: {folder} is no folder, or can't be entered; give the path of your images")
     names = image_names(folder)
     if not names:
         raise UserError(f"faces.folder: {folder} holds no image ({', '.join(sorted(SUFFIXES))})")
@@ -113,9 +112,16 @@ def folder_faces(params: FacesParams, image_size: int) -> tuple[list[Face], list
 
 
 def image_names(folder: Path) -> list[str]:
-    """Paths of the folder's images relative to it, sorted, through links too; hidden files are left alone."""
+    """Paths of the folder's images relative to it, sorted, through links too; hidden files are left alone.
+
+    Raises UserError for a folder that can't be listed: its images would be missing without a word.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: can't be listed ({error.strerror}); allow reading it, or move it away")
+
     names, entered = [], set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(place)
         if real in entered:  # a link to a folder that was read, its own parent even
             folders.clear()
@@ -130,7 +136,7 @@ def image_names(folder: Path) -> list[str]:
 def read_caption(image: Path) -> str:
     """The `.txt` beside the image on one line, "" where there is none; raises UserError when it is not UTF-8."""
     try:
-        return " ".join(image.with_suffix(".txt").read_text(encoding="utf-8").split())
+        return " ".join(image.with_suffix(".txt").read_text(encoding="utf-8-sig").split())
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError:
@@ -143,13 +149,19 @@ def read_persons(folder: Path) -> dict[str, str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:  # Excel writes a byte-order mark
             rows = list(csv.DictReader(handle))
-        persons = {row["file_name"]: row["person"] for row in rows}
+        named = [(row["file_name"].strip(), row["person"].strip()) for row in rows]
     except FileNotFoundError:
         raise UserError(f"{path} is missing; faces.group_by `person` reads its columns file_name and person") from None
-    except (KeyError, UnicodeDecodeError, csv.Error):
+    except OSError as error:
+        raise UserError(f"{path}: not readable ({error.strerror})") from None
+    except (KeyError, AttributeError, UnicodeDecodeError, csv.Error):  # AttributeError: a row with too few columns
         raise UserError(f"{path}: not a CSV file with the columns file_name and person") from None
-    if nobody := [name for name, person in persons.items() if not person]:
+    if nobody := [name for name, person in named if not person]:
         raise UserError(f"{path}: {len(nobody)} rows name no person, the first is {nobody[0]}; fill them in")
+    persons: dict[str, str] = {}
+    for name, person in named:
+        if persons.setdefault(name, person) != person:
+            raise UserError(f"{path}: {name} is two persons, {persons[name]} and {person}; leave one row of it")
     return persons
 
 

@@ -13,12 +13,12 @@ DetectorName = Literal["dlib", "facexlib"]
 
 
 class Splits(Params):
-    """Share of the groups (persons or files) in each split; they sum to 1."""
+    """Share of the groups (persons or files) in each split, all of which later stages need; they sum to 1."""
 
-    train: float = Field(ge=0, le=1)
-    preference: float = Field(ge=0, le=1)
-    val: float = Field(ge=0, le=1)
-    test: float = Field(ge=0, le=1)
+    train: float = Field(gt=0, lt=1)
+    preference: float = Field(gt=0, lt=1)
+    val: float = Field(gt=0, lt=1)
+    test: float = Field(gt=0, lt=1)
 
     @model_validator(mode="after")
     def _whole(self) -> Splits:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from pipeline.params import UserError
+from pipeline.params import UserError, one_line
 
 HUB = Path("weights/hub")  # in the layout of torch.hub's folder
 
@@ -30,7 +30,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not the weights expected here ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: not the weights expected here ({one_line(error)})") from None
 
 
 def load_into(module: torch.nn.Module, state: dict[str, Any], path: Path) -> None:
@@ -41,7 +41,7 @@ def load_into(module: torch.nn.Module, state: dict[str, Any], path: Path) -> Non
     try:
         module.load_state_dict({key.removeprefix("module."): value for key, value in state.items()}, strict=True)
     except RuntimeError as error:
-        raise UserError(f"{path}: not the weights expected here ({str(error).splitlines()[-1].strip()})") from None
+        raise UserError(f"{path}: not the weights expected here ({one_line(error)})") from None
     module.requires_grad_(False).eval()
 
 

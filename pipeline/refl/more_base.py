@@ -96,7 +96,7 @@ def equal_steps(restorer: BaseRestorer, frm: FaceRewardModel, params: ReflParams
     outputs = [(batch, batch.hq) for batch in map(refl.micro_batch, range(params.accumulation))]
     update = count_flops(lambda: refl.update_reward(outputs)) / params.dynamic.every
     base = count_flops(lambda: loss(0).backward())
-    return round(params.steps * (params.accumulation * micro + update) / base)
+    return max(1, round(params.steps * (params.accumulation * micro + update) / base))
 
 
 def continue_base(

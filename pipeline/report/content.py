@@ -81,6 +81,9 @@ def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
     scores = tables.read_frame(tables.SCORES, inputs.scores)
     scores = scores[scores["dataset"] == dataset]
     restorers = list(benchmark["comparisons"][dataset])
+    variants = {
+        name: ["full" if one == shown.FULL else one for one in benchmark["scores"][dataset][name]] for name in restorers
+    }
     votes = tables.read_frame(tables.VOTES, inputs.votes, ["event_id", "annotator", "annotator_kind"])
     kinds = {str(kind): len(part) for kind, part in votes.groupby("annotator_kind")}
     annotators = {str(kind): part["annotator"].nunique() for kind, part in votes.groupby("annotator_kind")}
@@ -119,7 +122,7 @@ def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
         "worst_label": benchmark["metrics"].get(params.worst_by, {}).get("label", params.worst_by),
         "trifle": text.share(params.smallest_loss),
         "distributions": distributions(benchmark, dataset, scores, params.headline),
-        "training": curves.training(inputs.plots / "refl", inputs.metrics / "refl", restorers),
+        "training": curves.training(inputs.plots / "refl", inputs.metrics / "refl", variants),
         "base_plots": curves.plots(sorted(inputs.plots.glob("base*.csv"))),
         "frm": evidence.reward_model(frm, read_json(inputs.metrics / "frm_learning.json")),
         "frm_plots": curves.evidence_plots(sorted(inputs.plots.glob("frm_*.csv"))),

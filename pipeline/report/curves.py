@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +95,14 @@ def figure(frame: pd.DataFrame, title: str) -> dict[str, Any]:
     return {"charts": drawn, "legend": legend, "wide": False}
 
 
-def training(plots_folder: Path, metrics_folder: Path, restorers: Sequence[str]) -> list[dict[str, Any]]:
-    """Every ReFL run of each restorer (`<restorer>-<variant>.csv`): hacking curve, its table, and all losses."""
+def training(plots_folder: Path, metrics_folder: Path, variants: Mapping[str, Collection[str]]) -> list[dict[str, Any]]:
+    """The ReFL runs of each restorer (`<restorer>-<variant>.csv`): hacking curve, its table, and all losses.
+
+    `variants` of each restorer are those of this run: an earlier matrix may have left other files there.
+    """
     found = []
-    for restorer in restorers:
-        paths = {path.stem.removeprefix(f"{restorer}-"): path for path in plots_folder.glob(f"{restorer}-*.csv")}
+    for restorer, names in variants.items():
+        paths = {name: path for name in names if (path := plots_folder / f"{restorer}-{name}.csv").is_file()}
         order = sorted(paths, key=lambda name: (NAMED.index(name) if name in NAMED else len(NAMED), name))
         if not order:
             continue

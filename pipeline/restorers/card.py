@@ -25,12 +25,13 @@ IMPORTED_TERMS = [
     "Stable Diffusion 2.1-base: CreativeML Open RAIL++-M; its use restrictions pass on to what is made from it",
     "DiffBIR and OSEDiff: Apache-2.0; GFPGAN: Apache-2.0 with third-party parts of other terms",
     "DiffBIR's face cleaner (SwinIR, not in this folder) comes from DifFace: S-Lab License 1.0, non-commercial",
-    "your faces: see the terms of the set that they come from (FFHQ: CC BY-NC-SA 4.0, single images differ)",
 ]
-TRAINED_TERMS = [
-    "base trained from scratch by stage `base` or `gan`: no terms but those of the faces",
-    "sample faces: made by a generator trained on DigiFace-1M, which Microsoft publishes for research on its own terms",
-]
+TRAINED_TERMS = ["base trained from scratch by stage `base` or `gan`: no terms but those of the faces"]
+FACE_TERMS = {  # by faces.source
+    "sample": "sample faces: made by a generator trained on DigiFace-1M, which Microsoft publishes for research on its "
+    "own terms",
+    "folder": "your faces: see the terms of the set that they come from (FFHQ: CC BY-NC-SA 4.0, single images differ)",
+}
 SELECTION_TERMS = (
     "with `keep: best` its checkpoint is chosen by landmarks of a model trained on iBUG 300-W (research only)"
 )
@@ -80,7 +81,7 @@ def card(restorer: DiffBIR | OSEDiff | GFPGAN, model: Path, files: Mapping[str, 
         "",
         "## Terms",
         "",
-        *(f"- {term}" for term in (IMPORTED_TERMS if imported else TRAINED_TERMS)),
+        *(f"- {term}" for term in (IMPORTED_TERMS if imported else TRAINED_TERMS) + _face_terms(params)),
         *([] if params.get("refl", {}).get(kind, {}).get("keep") == "last" else [f"- {SELECTION_TERMS}"]),
         "",
         "## Parameters",
@@ -137,6 +138,12 @@ def _faces(params: Mapping[str, Any]) -> str:
     if faces["source"] == "sample":
         return f"{faces['count']:,} synthetic faces of the sample generator, {params['image_size']} px"
     return f"at most {faces['count']:,} faces of a folder of the trainer's own, {params['image_size']} px"
+
+
+def _face_terms(params: Mapping[str, Any]) -> list[str]:
+    """Those of the faces that it was trained on; of every source where the params were not given."""
+    source = params.get("faces", {}).get("source")
+    return [terms for name, terms in FACE_TERMS.items() if source in (name, None)]
 
 
 def _params(params: Mapping[str, Any], kind: str) -> list[str]:

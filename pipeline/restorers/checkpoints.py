@@ -51,6 +51,8 @@ class Files:
         named = {kind: path for kind in ORIGIN if (path := getattr(self, kind)) is not None}
         if absent := [f"{path}: missing ({ORIGIN[kind]})" for kind, path in named.items() if not path.exists()]:
             raise UserError("; ".join(absent) + "; put it there, or name its place")
+        if folders := [path for kind, path in named.items() if path.is_dir() and kind != "stable_diffusion"]:
+            raise UserError(f"{folders[0]}: is a folder; name the file in it")
         if (self.diffbir is None) != (self.cleaner is None):
             given, other = ("cleaner", "diffbir") if self.diffbir is None else ("diffbir", "cleaner")
             raise UserError(f"{given} needs {other} beside it: {ORIGIN[other]}")

@@ -54,7 +54,7 @@ class PromptEncoder(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """A diffusion UNet in the latent space of an autoencoder; predicts what its scheduler says (epsilon or v)."""
+    """A diffusion UNet in the latent space of an autoencoder; predicts what its scheduler says (epsilon, v or x0)."""
 
     def __init__(
         self,

@@ -110,7 +110,7 @@ class FaceRewardModel(nn.Module):
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError) as error:
-            raise UserError(f"{path}: not a whole checkpoint ({str(error).splitlines()[0]}); fetch it again") from None
+            raise UserError(f"{path}: not a whole checkpoint ({one_line(error)}); fetch it again") from None
         if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
             raise UserError(f"{path}: no `state_dict` in this checkpoint; an HPSv2 or face reward checkpoint has one")
         state = {key.removeprefix("module."): value for key, value in checkpoint["state_dict"].items()}

@@ -24,8 +24,8 @@ from pipeline.reward.data import Candidates, augment, batches, decided, hq_pairs
 from pipeline.reward.loss import preference_loss
 from pipeline.reward.model import FaceRewardModel
 from pipeline.reward.params import RewardConfig, RewardParams, TrainingParams
-from pipeline.runtime import atomic, progress, stable_seed, torch_rng
-from pipeline.training import adamw, warmup_cosine
+from pipeline.runtime import progress, stable_seed, torch_rng
+from pipeline.training import Checkpoint, adamw, warmup_cosine
 
 State = dict[str, Any]
 MOST_LOGIT_SCALE = math.log(100)  # CLIP's and HPSv2's bound on the temperature's parameter
@@ -104,9 +104,14 @@ def train(
 
     state, best = Progress(), _weights(model)
     curve: list[dict[str, float]] = []
-    checkpoint = scratch / "checkpoint.pt"
-    if checkpoint.exists():
-        state, curve, best = _restore(checkpoint, model, optimizer, schedule)
+    checkpoint = Checkpoint(scratch / "checkpoint.pt", {"model": model, "optimizer": optimizer, "schedule": schedule})
+    if saved := checkpoint.load():
+        state, curve, best = Progress(**saved["progress"]), saved["curve"], saved["best"]
+        torch.set_rng_state(saved["random"])
+
+    def save() -> None:
+        checkpoint.save(random=torch.get_rng_state(), progress=vars(state), curve=curve, best=best)
+
     bar = progress(_todo(fit, training, seed, state), "frm", total=training.steps)
     bar.update(state.step)
     for step, batch in bar:
@@ -143,11 +148,11 @@ def train(
             else:
                 state.bad_evaluations += 1
         if state.step % training.checkpoint_every == 0:
-            _save(checkpoint, model, optimizer, schedule, state, curve, best)
+            save()
         if state.bad_evaluations >= training.patience:
             break
     bar.close()
-    _save(checkpoint, model, optimizer, schedule, state, curve, best)  # killed after this, it trains no more
+    save()  # killed after this, it trains no more
     model.load_state_dict(best)
     return model.eval().requires_grad_(False), curve
 
@@ -217,36 +222,3 @@ def _loss(model: FaceRewardModel, images: Tensor, captions: list[str], pairs: Ma
 
 def _weights(model: FaceRewardModel) -> State:
     return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-
-
-def _save(
-    path: Path,
-    model: FaceRewardModel,
-    optimizer: Any,
-    schedule: LambdaLR,
-    state: Progress,
-    curve: list[dict[str, float]],
-    best: State,
-) -> None:
-    content = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-        "random": torch.get_rng_state(),
-        "progress": vars(state),
-        "curve": curve,
-        "best": best,
-    }
-    with atomic(path) as temporary:
-        torch.save(content, temporary)
-
-
-def _restore(
-    path: Path, model: FaceRewardModel, optimizer: Any, schedule: LambdaLR
-) -> tuple[Progress, list[dict[str, float]], State]:
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(content["model"])
-    optimizer.load_state_dict(content["optimizer"])
-    schedule.load_state_dict(content["schedule"])
-    torch.set_rng_state(content["random"])
-    return Progress(**content["progress"]), content["curve"], content["best"]

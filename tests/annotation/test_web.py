@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -180,9 +181,34 @@ def test_a_token_guards_every_address(store: Store, one: Round) -> None:
     client.cookies.set("token", "wrong")
     assert client.post("/api/next").status_code == 401
     fresh = TestClient(app, base_url="http://example.org")
+    old = fresh.get("/?token=of an earlier start")
+    assert (old.status_code, "That is not the token" in old.text) == (400, True)
     assert "token" not in str(fresh.get("/?token=sesame").url), "it doesn't stay in the address bar"
     sign_in(fresh, "Ada")
     assert fresh.post("/api/next").status_code == 200
+
+
+def test_a_token_may_be_in_any_script(store: Store, one: Round) -> None:
+    app = create_app(store, [one], 'сезам; "=', ["*"])
+    for given in ({"token": 'сезам; "='}, {}):
+        client = TestClient(app, base_url="http://example.org")
+        if not given:
+            client.get("/", params={"token": 'сезам; "='})
+        sign_in(client, "Ада", **given)
+        assert client.post("/api/next").status_code == 200
+
+
+def test_signing_in_while_the_database_is_locked_is_said_on_the_page(
+    client: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(_: str) -> str:
+        raise Unavailable("the database is locked")
+
+    monkeypatch.setattr(store, "spelling", locked)
+    answer = sign_in(client, "Ada")
+    assert answer.status_code == 400
+    assert "the database is locked; try again." in answer.text
+    assert 'value="Ada"' in answer.text
 
 
 def test_other_host_names_are_not_answered(client: TestClient) -> None:
@@ -284,6 +310,12 @@ def test_two_databases_that_asked_one_person_the_same_count_once(store: Store, t
     alone = votes.status(found[len(found) // 2 :], [one], 0)
     assert votes.status(found, [one], 0) == alone
     assert alone["votes"] == len(found) // 2
+    # two rounds of two checkouts may hold one pair: nobody agrees or disagrees with themselves
+    two = replace(one, round_id="002-other")
+    last = [row | {"round_id": two.round_id} for row in found[len(found) // 2 :]]
+    both = votes.status([*found[: len(found) // 2], *last], [one, two], 0)
+    assert both["agreement"] == alone["agreement"]
+    assert both["votes"] == 2 * alone["votes"]
 
 
 def test_status_of_nothing_is_no_error() -> None:

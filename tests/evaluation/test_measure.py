@@ -77,6 +77,8 @@ def test_identity_by_kept_embeddings_equals_the_metric(tmp_path, monkeypatch):
     chance = scoring.impostor(again, dataset(), ["id_dlib"])["id_dlib"]
     assert chance["mean"] > 0
     assert chance["n"] == len(IDS)
+    of_one = replace(dataset(), people=("ann",) * len(IDS))
+    assert scoring.impostor(again, of_one, ["id_dlib"]) == {}  # a report has nothing to show of it
 
 
 def test_diversity_is_the_distance_between_samples():

@@ -38,7 +38,10 @@ def write(folder: Path, real: float) -> tuple[Path, Path]:
 
 
 def test_variants_share_one_axis_of_compute_and_the_kept_step_is_ringed(tmp_path: Path) -> None:
-    (item,) = curves.training(*write(tmp_path, real=0.3), ["diffbir", "osediff"])
+    plots, metrics = write(tmp_path, real=0.3)
+    (plots / "diffbir-structure.csv").write_text("of an earlier matrix, no variant of this one")
+    variants = ["full", "more_base", "static", "base"]
+    (item,) = curves.training(plots, metrics, {"diffbir": variants, "osediff": variants})
     assert [label for _, label in item["legend"]] == ["ReFL (full)", "base, trained longer", "ReFL with a static FRM"]
     reward = str(item["hacking"][0]["svg"])
     full, longer = discs(reward, "dot series-full"), discs(reward, "dot series-more_base")
@@ -55,7 +58,7 @@ def test_variants_share_one_axis_of_compute_and_the_kept_step_is_ringed(tmp_path
 def test_the_reward_of_real_images_is_a_line_or_a_note_never_a_squeeze(
     tmp_path: Path, real: float, drawn: bool
 ) -> None:
-    (item,) = curves.training(*write(tmp_path, real), ["diffbir"])
+    (item,) = curves.training(*write(tmp_path, real), {"diffbir": ["full", "more_base", "static"]})
     chart = item["hacking"][0]
     assert ("reference" in str(chart["svg"])) == drawn
     assert ("(real images: 0.900)" in chart["caption"]) != drawn

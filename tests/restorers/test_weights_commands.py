@@ -63,9 +63,17 @@ def test_official_diffbir_in_and_out(tmp_path: Path) -> None:
         "at most 70,000 faces of a folder",
         "| Preference labels | not given |",
         "CreativeML Open RAIL++-M",
+        "your faces: see the terms",
         "weights: {reward: 0.005, lowpass: 0.005, perceptual: 0.01, regulariser: 0.0001}",  # the params
     ):
         assert said in card
+    assert "DigiFace" not in card
+    code, lines = run(
+        *("import", "--stable-diffusion", tmp_path / "sd.ckpt", "--out", tmp_path / "other", "--size", 64),
+        *("--diffbir", tmp_path / "out/controlnet", "--cleaner", tmp_path / "swinir.ckpt"),
+    )
+    assert (code, lines) == (2, [f"error: {tmp_path / 'out/controlnet'}: is a folder; name the file in it"])
+    assert not any((tmp_path / "other").iterdir())
 
 
 def test_a_small_osediff_out_with_figures(tmp_path: Path) -> None:
@@ -87,6 +95,7 @@ def test_a_small_osediff_out_with_figures(tmp_path: Path) -> None:
     assert "| kept.val_id_dlib | 0.504098 |" in card
     assert "| Base model | a small denoiser trained from scratch" in card
     assert "CreativeML" not in card
+    assert all(said in card for said in ("DigiFace-1M", "your faces"))  # no params: either may be true
 
 
 def test_a_small_gfpgan_out_is_the_authors_format(tmp_path: Path) -> None:
@@ -105,8 +114,10 @@ def test_a_small_gfpgan_out_is_the_authors_format(tmp_path: Path) -> None:
         f"{weights:,} weights: a whole GFPGANv1Clean",
         "trained from scratch by stage `gan`",
         "discriminator:",
+        "DigiFace-1M",
     ):
         assert said in card
+    assert "your faces" not in card
 
 
 def test_official_gfpgan_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
