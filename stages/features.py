@@ -24,6 +24,7 @@ from pipeline.metrics import (
     regions,
     signal,
     vqfr,
+    weights,
 )
 from pipeline.params import UserError, load
 from pipeline.runtime import file_hash, stable_hash, stage
@@ -31,7 +32,10 @@ from pipeline.runtime import file_hash, stable_hash, stage
 CANDIDATES, FACES, DEGRADED = Path("data/candidates"), Path("data/faces"), Path("data/degraded")
 OUT = Path("data/features")
 # that computes a feature
-CODE = (arcface, awing, catalogue, compute, embeddings, identity, landmarks, perceptual, regions, signal, vqfr)
+CODE = (
+    *(arcface, awing, catalogue, compute, embeddings, identity, landmarks, perceptual, regions, signal, vqfr),
+    weights,
+)
 
 
 @stage

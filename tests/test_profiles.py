@@ -340,7 +340,7 @@ def test_a_broken_profile_is_said_and_not_that_its_faces_lie_elsewhere(clone: Pa
     profile.write_text(profile.read_text().replace("  count: 2000", "  counts: 2000"))
     done = make(clone, "profile", "PROFILE=omi-cpu", f"FACES={tmp_path}")
     assert done.returncode != 0
-    assert done.stderr.startswith("error: faces.")
+    assert done.stderr.startswith("error: params.yaml: faces.")
     assert "counts" in done.stderr.splitlines()[0]
     assert "elsewhere" not in done.stderr
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pipeline.base.measure import Likeness, restore
 from pipeline.images import Pixels, to_tensor, to_uint8
-from pipeline.metrics.identity import distance, embed, impostors
-from pipeline.metrics.landmarks import landmarks_68, lmd
-from pipeline.metrics.perceptual import PerceptualDistance
+from pipeline.metrics.identity import impostors
 from pipeline.restorers.protocol import Restorer
 from pipeline.reward.model import FaceRewardModel
 from pipeline.training import Images
+
+WATCHED = ("id_dlib", "lmd_68", "stlpips_vgg")  # in the order of the curve's columns
 
 
 @dataclass(frozen=True)
@@ -40,31 +41,21 @@ class Watcher:
         self.hq = list(images.hq[:count].numpy())
         self.rewards, self.device = {"val_reward": frm, "val_reward_heldout": heldout}, frm.device
         self.seed, self.batch, self.pictures = seed, batch, pictures
-        self.perceptual = PerceptualDistance("vgg", frm.device)
-        self.identity, self.landmarks = embed(self.hq), landmarks_68(self.hq)
+        self.likeness = Likeness(self.hq, frm.device, batch)
         people = images.people and images.people[:count]
-        self.impostor = {"id_dlib": impostors(self.identity, people)}  # what chance scores on these faces
+        self.impostor = {"id_dlib": impostors(self.likeness.identity, people)}  # what chance scores on these faces
         self.of_hq = {f"{name}_hq": mean for name, mean in self._rewards_of(self.hq).items()}
 
     def restore(self, restorer: Restorer) -> list[np.ndarray]:
         """Restored uint8 images at the restorer's own settings."""
-        parts = []
-        for start in range(0, len(self.ids), self.batch):
-            part = slice(start, start + self.batch)
-            ids, captions = list(self.ids[part]), list(self.captions[part])
-            parts.append(to_uint8(restorer.restore(self.lq[part], captions, ids, self.seed)))
-        return list(np.concatenate(parts))
+        return restore(restorer, self.lq, self.captions, self.ids, self.seed, self.batch)
 
     @torch.no_grad()
     def __call__(self, restorer: Restorer) -> Evaluation:
         """Means over the faces: both rewards (beside the HQ's own), identity, landmarks, ST-LPIPS."""
         restored = self.restore(restorer)
-        figures = self._rewards_of(restored) | {
-            **self.of_hq,
-            "val_id_dlib": float(distance(embed(restored), self.identity).mean()),
-            "val_lmd_68": float(lmd(landmarks_68(restored), self.landmarks).mean()),
-            "val_stlpips_vgg": self._perceptual(restored),
-        }
+        likeness = self.likeness(restored)
+        figures = self._rewards_of(restored) | self.of_hq | {f"val_{name}": likeness[name] for name in WATCHED}
         rows = [list(side[: self.pictures]) for side in (to_uint8(self.lq), restored, self.hq)]
         return Evaluation(figures, np.vstack([np.hstack(row) for row in rows]) if self.pictures else None)
 
@@ -75,9 +66,3 @@ class Watcher:
             means[name] = float(np.mean(model.score(images, self.captions, self.batch)))
             model.to("cpu")
         return means
-
-    def _perceptual(self, restored: Sequence[np.ndarray]) -> float:
-        pairs = zip(to_tensor(self.hq).split(self.batch), to_tensor(restored).split(self.batch), strict=True)
-        return float(
-            torch.cat([self.perceptual(hq.to(self.device), image.to(self.device)) for hq, image in pairs]).mean()
-        )
