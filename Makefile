@@ -72,7 +72,7 @@ endif
 # The run's own lock, metrics and plots, and votes that were exported in it, stay when its code moves to the new HEAD, so
 # that only what changed runs again and no vote is lost.
 KEPT := dvc.lock metrics plots
-# exit status 1 where params.yaml takes its faces from elsewhere than the link that FACES makes, 2 where it is broken
+# exit status 3 where params.yaml takes its faces from elsewhere than the link that FACES makes, 2 where it is broken
 define OWN_FACES
 from pipeline.faces.params import FacesParams
 from pipeline.params import load
@@ -80,7 +80,7 @@ from pipeline.runtime import one_line_errors
 
 def check():
     faces = load("faces", FacesParams)
-    raise SystemExit((faces.source, faces.folder) != ("folder", "faces"))
+    raise SystemExit(0 if (faces.source, faces.folder) == ("folder", "faces") else 3)
 
 one_line_errors(check)()
 endef
@@ -114,7 +114,7 @@ profile: venv
 	@if [ -n "$(FACES)" ]; then \
 	  test -d "$(FACES)" || { echo "error: FACES=$(FACES) is no folder" >&2; exit 1; }; \
 	  (cd $(RUN) && python -c "$$OWN_FACES") || \
-	    { if [ $$? = 1 ]; then echo "error: FACES is given, but $(PARAMS) takes its faces from elsewhere: it needs faces.source: folder and faces.folder: faces" >&2; fi; exit 1; }; \
+	    { if [ $$? = 3 ]; then echo "error: FACES is given, but $(PARAMS) takes its faces from elsewhere: it needs faces.source: folder and faces.folder: faces" >&2; fi; exit 1; }; \
 	  ln -sfn "$$(cd "$(FACES)" && pwd)" $(RUN)/faces; \
 	  (cd -P $(RUN)/faces && pwd -P && $(LISTED)) > $(RUN)/.faces.new; \
 	  if cmp -s $(RUN)/.faces.new $(RUN)/.faces; then rm $(RUN)/.faces.new; fi; \

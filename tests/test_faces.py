@@ -227,6 +227,24 @@ def test_missing_and_empty_folders_are_errors(project: Path) -> None:
         folder_faces(params(FOLDER), 16)
 
 
+def test_folders_and_tables_that_cant_be_read_are_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(project / "photos", 2)
+    fill(project / "photos/locked", 1)
+    (project / "photos/metadata.csv").mkdir()
+    with pytest.raises(UserError, match=r"metadata\.csv: not readable \(Is a directory\)"):
+        folder_faces(params(FOLDER, group_by="person"), 16)
+    scan = os.scandir
+
+    def locked(place: str) -> Any:
+        if os.fspath(place).endswith("locked"):
+            raise PermissionError(13, "Permission denied", os.fspath(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(UserError, match=r"photos/locked: can't be listed \(Permission denied\)"):
+        folder_faces(params(FOLDER), 16)
+
+
 @pytest.mark.parametrize("aligned", [True, False])
 def test_a_folder_without_a_face_is_an_error(project: Path, aligned: bool) -> None:
     fill(project / "photos", 2, side=128)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -7,7 +8,7 @@ import yaml
 
 from pipeline import features, tables
 from pipeline.images import encode_png
-from pipeline.metrics import compute
+from pipeline.metrics import compute, weights
 from pipeline.params import UserError
 from stages.features import main
 from tests.metrics.faces import blurred, face, noisy
@@ -68,7 +69,10 @@ def test_stage_measures_every_candidate_against_its_own_face(
     }
 
 
-def test_feature_set_names_what_computed_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("module", [compute, weights])
+def test_feature_set_names_what_computed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType
+) -> None:
     project(tmp_path, monkeypatch, names=["noise", "entropy"])
     main()
     two = tables.read_frame(tables.FEATURES, "data/features")["feature_set"].unique()
@@ -77,7 +81,7 @@ def test_feature_set_names_what_computed_it(tmp_path: Path, monkeypatch: pytest.
     one = tables.read_frame(tables.FEATURES, "data/features")["feature_set"].unique()
     assert len(one) == len(two) == 1
     assert one[0] != two[0]
-    monkeypatch.setattr(compute, "__file__", __file__)  # other code
+    monkeypatch.setattr(module, "__file__", __file__)  # other code
     main()
     assert tables.read_frame(tables.FEATURES, "data/features")["feature_set"].unique() != one
 

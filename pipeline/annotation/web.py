@@ -116,10 +116,12 @@ def create_app(store: Store, rounds: Sequence[Round], token: str | None, hosts: 
     @app.get("/")
     def page(request: Request) -> Response:
         if "token" in request.query_params:  # the address that the command printed; kept as a cookie, not in history
-            if not admitted(given := request.query_params["token"]):
+            right = admitted(given := request.query_params["token"])
+            if not right and not admitted(known_token(request)):  # an old link stops nobody who has the present one
                 return sign_in_page(request, problem=WRONG_TOKEN)
             response = RedirectResponse("/", status_code=303)
-            _remember(response, "token", given)
+            if right:
+                _remember(response, "token", given)
             return response
         try:
             name = who(request)

@@ -186,6 +186,8 @@ def test_a_token_guards_every_address(store: Store, one: Round) -> None:
     assert "token" not in str(fresh.get("/?token=sesame").url), "it doesn't stay in the address bar"
     sign_in(fresh, "Ada")
     assert fresh.post("/api/next").status_code == 200
+    assert fresh.get("/?token=of an earlier start").status_code == 200, "who has the present token goes on"
+    assert fresh.post("/api/next").status_code == 200
 
 
 def test_a_token_may_be_in_any_script(store: Store, one: Round) -> None:

@@ -39,10 +39,11 @@ def test_a_restorer_is_measured_in_batches_beside_the_lq() -> None:
     val, same = tiny.dataset("val", count=3, size=64), Recorder()
     curve = [{"restorer": "same", "step": step, "val_loss": loss} for step, loss in ((8, 1.0), (10, 0.9))]
     found = measure({"same": cast(Restorer, same)}, curve, val, 7, torch.device("cpu"), 2)
-    assert [(count, ids, seed) for count, _, ids, seed in same.calls] == [
-        (2, list(val.ids[:2]), 7),
-        (1, list(val.ids[2:]), 7),
+    assert same.calls == [
+        (2, list(val.captions[:2]), list(val.ids[:2]), 7),
+        (1, list(val.captions[2:]), list(val.ids[2:]), 7),
     ]
+    assert len(set(val.captions)) == 3
     assert found["val"]["same"] == found["val"]["lq"]
     assert found["flattening"] == {"same": pytest.approx(0.1)}
     assert found["impostor"]["id_dlib"]["n"] == 3

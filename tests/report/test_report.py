@@ -52,6 +52,20 @@ def test_the_same_data_gives_the_same_bytes(run, page, monkeypatch):
     assert (run / "data/report/report.html").read_text() == page
 
 
+def test_every_restorers_full_run_has_a_curve_and_no_run_of_an_earlier_matrix(run, page):
+    (run / "plots/refl/diffbir-of_old.csv").write_text("of a variant that the benchmark doesn't know")
+    (run / "metrics/refl/diffbir-of_old.json").write_text("")
+    try:
+        context = gather(Inputs(run), ReportParams.model_validate(REPORT))
+    finally:
+        (run / "plots/refl/diffbir-of_old.csv").unlink()
+        (run / "metrics/refl/diffbir-of_old.json").unlink()
+    assert [one["restorer"] for one in context["training"]] == ["diffbir", "osediff", "gfpgan"]
+    for one in context["training"]:
+        assert "series-full" in str(one["hacking"][0]["svg"])
+        assert not any("of_old" in label for _, label in one["legend"])
+
+
 def test_what_was_tuned_is_said_beside_scores_and_evidence(page):
     for note, after in (
         ("These recipes were tuned on val.", "<h2>Scores"),
