@@ -132,7 +132,9 @@ def face_reward(device: str) -> FaceRewardModel:
 
 
 class PublishedDiffBIR(DiffBIR):
-    """The frozen ControlNet runs at every rollout step, though only the gradient step uses it; no CUDA graph."""
+    """The frozen ControlNet runs at every rollout step, though only the gradient step uses it; the gradient step keeps
+    no activations of residual and transformer blocks (`use_checkpoint: True` in the authors' configuration); no CUDA
+    graph."""
 
     def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor,
                 prompts: torch.Tensor) -> torch.Tensor:  # fmt: skip
@@ -143,6 +145,8 @@ class PublishedDiffBIR(DiffBIR):
     def start_training(self) -> None:
         super().start_training()
         self.graph = None
+        self.denoiser.unet.enable_gradient_checkpointing()
+        self.controlnet.enable_gradient_checkpointing()
 
     def hold_frozen(self, dtype: torch.dtype) -> None:
         """They stay fp32, as published."""
