@@ -30,7 +30,7 @@ def encode_png(image: Pixels) -> bytes:
 
 
 def decode(data: bytes, where: str) -> Pixels:
-    """RGB uint8 array [H, W, 3] of encoded bytes, in sRGB; EXIF rotation applied.
+    """RGB uint8 array [H, W, 3] of encoded bytes, in sRGB; EXIF rotation applied, transparent parts on white.
 
     Raises UserError with `where` (file and row, or path) when the bytes are not a whole image, and for 16-bit or float
     grey, which would be clipped to white.
@@ -40,12 +40,27 @@ def decode(data: bytes, where: str) -> Pixels:
     try:
         with Image.open(io.BytesIO(data)) as image:
             mode = image.mode
-            pixels = np.asarray(_in_srgb(ImageOps.exif_transpose(image)).convert("RGB"), dtype=np.uint8)
+            pixels = np.asarray(_in_srgb(_opaque(ImageOps.exif_transpose(image))).convert("RGB"), dtype=np.uint8)
     except UNREADABLE as error:
         raise UserError(f"{where}: not a readable image ({unreadable(error)})") from None
     if mode == "F" or mode.startswith("I"):
         raise UserError(f"{where}: {mode} pixels of more than 8 bit; save it as 8-bit RGB")
     return pixels
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """A picture with transparency, or of a palette, as it looks on white; others as they are."""
+    if image.has_transparency_data:
+        own = image.convert("RGBA")
+        white = Image.new("RGBA", own.size, "white")
+        white.alpha_composite(own)
+        opaque = white.convert("RGB")
+    elif image.mode == "P":
+        opaque = image.convert("RGB")
+    else:
+        return image
+    opaque.info = dict(image.info)  # its colour profile
+    return opaque
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:

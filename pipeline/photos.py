@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,15 +15,18 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pipeline.faces.detection import Detector, alignment, resized, warp
 from pipeline.faces.folder import image_names
-from pipeline.images import SUFFIXES, Pixels, decode, encode_png, resize, to_tensor, to_uint8
+from pipeline.images import SUFFIXES, UNREADABLE, Pixels, decode, resize, to_tensor, to_uint8
 from pipeline.params import UserError, printable
 from pipeline.runtime import write_bytes
 
+MADE_BY = "DiffusionReward"  # in each result: what an earlier run made may be replaced, nothing else
 FEATHER = 0.12  # of the aligned face's side: where the pasted face fades into the photo
-AT_ONCE = 4  # faces in the model's memory: a group photo may show dozens
+AT_ONCE = 4  # faces in the model's memory: a group photo may show dozens; one at a time where that is too much
 TOO_LARGE = 2.0  # times the native size: beyond, the restored face is visibly coarser than the photo around it
 
 
@@ -82,7 +86,7 @@ def restore_photos(
                 f"{photo}: warning: a face of {size:.0f} px is more than twice the model's {restorer.native_size} px; "
                 "the restored face will look coarser than the photo around it"
             )
-        write_bytes(target, encode_png(result))
+        write_bytes(target, _result_png(result))
         written.append(target)
         say(f"{photo} → {target}")
     if not written:
@@ -93,7 +97,8 @@ def restore_photos(
 def output_paths(source: Path, out: Path) -> dict[Path, Path]:
     """Where each photo of `source` (a file or a folder) is restored to: the same path under `out`, as PNG.
 
-    Raises UserError for a missing source, a folder without images and results that would replace photos.
+    Raises UserError for a missing source, a folder without images and results that would replace photos, or any other
+    file that is no earlier result.
     """
     if os.path.isdir(source):
         inside = [source / name for name in image_names(source)]
@@ -121,12 +126,27 @@ def output_paths(source: Path, out: Path) -> dict[Path, Path]:
     ]
     if doubled := [target for target, count in Counter(targets).items() if count > 1]:
         raise UserError(f"--out {out}: two photos would be restored to {doubled[0]}; rename one of them")
-    goals = {path.resolve() for path in targets}
-    if out.resolve() in root.resolve().parents:  # whose photos lie there is not known
-        kept = [*kept, *(path for path in goals if path.exists())]
-    if taken := {path.resolve() for path in kept} & goals:
+    taken = {path.resolve() for path in kept} & {path.resolve() for path in targets}
+    if taken := taken | {path for path in targets if path.is_file() and not _is_result(path)}:
         raise UserError(f"--out {out}: the result would replace {min(taken)}; choose another folder")
     return dict(zip(photos, targets, strict=True))
+
+
+def _result_png(image: Pixels) -> bytes:
+    """PNG bytes that say whose result they are."""
+    told = PngInfo()
+    told.add_text("Software", MADE_BY)
+    buffer = io.BytesIO()
+    Image.fromarray(image, mode="RGB").save(buffer, format="PNG", pnginfo=told)
+    return buffer.getvalue()
+
+
+def _is_result(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == MADE_BY
+    except UNREADABLE:
+        return False
 
 
 @dataclass(frozen=True)
@@ -164,10 +184,22 @@ class Restoration:
         restored: list[Pixels] = []
         for start in range(0, len(crops), AT_ONCE):
             part = slice(start, start + AT_ONCE)
-            lq = to_tensor(crops[part]).to(self.device)
-            with torch.inference_mode():
-                restored += list(to_uint8(self.restorer.restore(lq, [""] * len(lq), ids[part], self.seed)))
+            try:
+                restored += self._at_once(crops[part], ids[part])
+                continue
+            except torch.OutOfMemoryError:
+                pass  # out of this block, where the error would keep what filled the memory
+            for crop, one in zip(crops[part], ids[part], strict=True):
+                try:
+                    restored += self._at_once([crop], [one])
+                except torch.OutOfMemoryError:
+                    raise UserError("the GPU's memory is too small for one face; use --device cpu") from None
         return restored
+
+    def _at_once(self, crops: Sequence[Pixels], ids: list[str]) -> list[Pixels]:
+        lq = to_tensor(crops).to(self.device)
+        with torch.inference_mode():
+            return list(to_uint8(self.restorer.restore(lq, [""] * len(lq), ids, self.seed)))
 
 
 def zoom(matrix: NDArray[np.float64]) -> float:

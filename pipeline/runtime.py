@@ -87,7 +87,6 @@ def configure(runtime: RuntimeParams) -> None:
     # nothing here reads memory that it hasn't written, so filling it would only cost time
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def device(name: Device | None = None) -> torch.device:

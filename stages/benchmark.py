@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from pipeline import tables
+from pipeline.annotation.rounds import ROUNDS_FOLDER
 from pipeline.evaluation.cost import cost
 from pipeline.evaluation.dataset import from_tables
 from pipeline.evaluation.folders import Opened, open_set
@@ -72,8 +73,9 @@ def main() -> None:
     tables.write(tables.SCORES, DATA / "scores", scores)
 
     whole = joined(results)
+    votes, pairs, candidates, faces = (DATA / name for name in ("votes", "pairs", "candidates", "faces"))
     whole["bradley_terry"]["preference"] = rankings(
-        DATA / "votes", DATA / "pairs", DATA / "candidates", DATA / "faces", seed, params.resamples
+        votes, pairs, candidates, faces, ROUNDS_FOLDER, seed, params.resamples
     )
     costs = {name: cost(load_restorer(one["base"], device()), own.dataset, seed) for name, one in matrix.items()}
     write_json(METRICS, whole | {"restorers": costs})

@@ -22,7 +22,7 @@ from pipeline.annotation.svm import SvmParams
 from pipeline.annotation.svm_card import CALIBRATION_PLOT, calibration_plot
 from pipeline.annotation.svm_report import annotation_rows, assess
 from pipeline.features import columns
-from pipeline.params import load, value
+from pipeline.params import UserError, load, value
 from pipeline.runtime import stage, write_bytes, write_json, write_text
 
 FACES, CANDIDATES = Path("data/faces"), Path("data/candidates")
@@ -43,6 +43,14 @@ def simulated_votes(pairs: pd.DataFrame, facts: pd.DataFrame, params: LabelsPara
     return pd.DataFrame(votes, columns=list(tables.VOTES.columns))
 
 
+def heldout_annotators() -> list[str]:
+    """Whose votes teach the held-out reward alone. Raises UserError where the param is no list of names."""
+    names = value("frm.heldout.annotators")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise UserError(f"params.yaml: frm.heldout.annotators: {names!r} is no list of names, e.g. [Ada, Ben]")
+    return names or []
+
+
 @stage
 def main() -> None:
     params, svm_params, seed = load("labels", LabelsParams), load("svm", SvmParams), value("seed")
@@ -61,7 +69,7 @@ def main() -> None:
     simulated = human.iloc[:0] if params.source == "human" else simulated_votes(pairs, facts, params, seed)
     votes = combine(params.source, simulated, human)
 
-    named = votes["annotator"].isin(value("frm.heldout.annotators") or ())
+    named = votes["annotator"].isin(heldout_annotators())
     elsewhere = named | votes["annotator"].isin(params.panel("second")) & votes["annotator_kind"].eq("simulated")
     taught = votes[~elsewhere]  # the others teach only the held-out reward
     if reserved := int((named & votes["annotator_kind"].eq("human")).sum()):

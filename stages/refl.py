@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -83,6 +84,7 @@ def main(
     kept = min(curve[1:], key=lambda row: row["val_lmd_68"]) if best else curve[-1]
     about = {"labels": frm.config.labels, "impostor": watch.impostor}
     write_json(Path(f"metrics/refl/{name}.json"), {**about, "first": curve[0], "last": curve[-1], "kept": kept})
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,6 @@ def labels_round(
 def _make_round(plan: RoundPlan) -> Round:
     _require_one_making()
     made = rounds.make_round(plan)
-    tracked = rounds.track(made.folder)
     counts = ", ".join(f"{n} {why}" for why, n in made.counts.items())
     print(f"{made.folder}: {sum(made.counts.values())} pairs ({counts})")
     margin, drawn = (made.counts.get(why, 0) for why in ("margin", "random"))
@@ -71,9 +70,14 @@ def _make_round(plan: RoundPlan) -> Round:
             "fewer unsure pairs than wanted, random ones took their place: `dvc repro label` finds those that the SVM "
             "is unsure of now"
         )
-    if tracked:
-        print(f"tracked by DVC: commit {made.folder}.dvc, and `dvc push` shares the images")
+    _track(made)
     return made
+
+
+def _track(one: Round) -> None:
+    """Give a round to DVC, unless it has it: whoever made it may have been stopped before."""
+    if not Path(f"{one.folder}.dvc").exists() and rounds.track(one.folder):
+        print(f"tracked by DVC: commit {one.folder}.dvc, and `dvc push` shares the images")
 
 
 @labels_app.command("export")
@@ -122,6 +126,8 @@ def annotate(
     if not known:
         labels_round()
         known = rounds.read_rounds()
+    for one in known:
+        _track(one)
     if only is not None:
         if missing := sorted(set(only) - {one.round_id for one in known}):
             raise UserError(f"no round {missing[0]}; there are: {', '.join(one.round_id for one in known)}")

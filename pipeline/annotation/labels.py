@@ -55,7 +55,7 @@ class VoteCounts:
     undone: int
     unused: int  # all of them where labels.source is `simulated`
     unknown_pairs: int  # no such pair in data/pairs or the vote's round, or of a face that is no preference face now
-    superseded: int  # the annotator judged the pair again later: repeats, and second thoughts
+    superseded: int  # the annotator judged the pair again later: second thoughts
     skipped: int
     standing: int
 
@@ -95,7 +95,8 @@ def standing_votes(events: pd.DataFrame, shown: pd.DataFrame) -> tuple[pd.DataFr
 
     `shown` as `shown.as_shown` makes it: a vote that names a round is on what that round shows, and counts only where
     the pair's `rounds` have it. Votes taken back (`undone_by` names the undo) don't count. Of several votes of one
-    annotator on one pair the last counts. Skips count as seen, not as votes.
+    annotator on one pair the last counts. Skips count as seen, not as votes; one in a round that shows other pictures
+    takes no vote back.
     """
     unique = events.drop_duplicates()
     kept = unique[unique["undone_by"].fillna("").eq("")]
@@ -104,11 +105,12 @@ def standing_votes(events: pd.DataFrame, shown: pd.DataFrame) -> tuple[pd.DataFr
     votable = {
         (one, pair) for pair, named in zip(shown["pair_id"], shown["rounds"], strict=True) for one in ("", *named)
     }
-    known = [one in votable for one in zip(kept["round_id"], kept["pair_id"], strict=True)]
-    here = np.array(known, dtype=bool) | (kept["winner"].eq("skip") & kept["round_id"].ne(""))
-    unknown = kept[~here]
-    ordered = kept[here].sort_values(["at", "event_id"])
-    last = ordered.drop_duplicates(["annotator", "pair_id"], keep="last")
+    known = np.array([one in votable for one in zip(kept["round_id"], kept["pair_id"], strict=True)], dtype=bool)
+    elsewhere = ~known & kept["winner"].eq("skip") & kept["round_id"].ne("")
+    unknown = kept[~known & ~elsewhere]
+    ordered = kept.assign(elsewhere=kept["round_id"].where(elsewhere, ""))[known | elsewhere]
+    ordered = ordered.sort_values(["at", "event_id"])
+    last = ordered.drop_duplicates(["annotator", "pair_id", "elsewhere"], keep="last").drop(columns="elsewhere")
     standing = last[last["winner"].ne("skip")].sort_values("event_id").reset_index(drop=True)
     counts = VoteCounts(
         read=len(events),

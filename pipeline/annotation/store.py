@@ -81,20 +81,32 @@ class Store:
         busy_seconds: float = 5.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Open (or create) the database at a SQLAlchemy URL. Raises UserError when it can't be opened."""
+        """Open (or create) the database at a SQLAlchemy URL; `identity` tells it from every other one.
+
+        Raises UserError when it can't be opened.
+        """
         self.lease_seconds = lease_seconds
         self._clock = clock
         self._active: set[str] = set()
         try:
             self.engine = open_engine(url, busy_seconds)
-            with self._reading() as db:
-                known = db.scalar(sa.select(meta.c.value).where(meta.c.key == "lock"))
-            if known is None:
-                with self._writing() as db:
-                    db.execute(meta.insert().values(key="lock", value="held by the one transaction that writes"))
+            self._kept("lock", "held by the one transaction that writes")
+            self.identity = self._kept("identity", secrets.token_hex(8))
         except (ArgumentError, ModuleNotFoundError, DBAPIError, Unavailable) as error:
             reason = getattr(error, "orig", None) or error
             raise UserError(f"{without_password(url)}: can't open the votes database ({reason})") from None
+
+    def _kept(self, key: str, value: str) -> str:
+        """What `meta` has under `key`: `value` from the first call on."""
+        find = sa.select(meta.c.value).where(meta.c.key == key)
+        with self._reading() as db:
+            known = db.scalar(find)
+        if known is None:
+            with self._writing() as db:
+                known = db.scalar(find)  # another server may have been faster
+                if known is None:
+                    db.execute(meta.insert().values(key=key, value=value))
+        return value if known is None else str(known)
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:

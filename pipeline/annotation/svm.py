@@ -254,13 +254,14 @@ class PairSVM:
             if unknown := sorted(set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED)):
                 raise UserError(f"{path}: holds `{unknown[0]}`, which no machine of ours does; don't load it, {again}")
             content = skops.io.load(path, trusted=list(TRUSTED))
+            numbers = (content["median"], content["mean"], content["deviation"])
+            standardiser = Standardiser(tuple(content["columns"]), *numbers)
+            setting = Setting(content["kernel"], content["c"], content["gamma"])
+            return cls(standardiser, setting, content["classifier"], content["threshold"])
         except FileNotFoundError:
             raise UserError(f"{path} is missing; {again}") from None
-        except (zipfile.BadZipFile, ValueError, KeyError) as error:
-            raise UserError(f"{path}: not a skops file ({error}); {again}") from None
-        standardiser = Standardiser(tuple(content["columns"]), content["median"], content["mean"], content["deviation"])
-        setting = Setting(content["kernel"], content["c"], content["gamma"])
-        return cls(standardiser, setting, content["classifier"], content["threshold"])
+        except (zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a skops file of ours ({error}); {again}") from None
 
 
 def _canonical(data: bytes) -> bytes:

@@ -45,6 +45,7 @@ class Trained:
     svm: PairSVM
     nested: dict[str, Nested]
     pairs: LabelledPairs
+    plain: NDArray[np.bool_]  # [N] pairs that are not gold: of the kind that it labels
     ties: int  # judged pairs without a winner, left out
     dropped: list[str]  # features that never vary
 
@@ -55,7 +56,8 @@ class Trained:
 
 
 def train_svm(features: pd.DataFrame, pairs: pd.DataFrame, labels: pd.DataFrame, params: SvmParams) -> Trained:
-    """Train on the judged fit pairs (repeats left out).
+    """Train on the judged fit pairs (repeats left out). Gold pairs teach, but since it labels none, they have no say in
+    when it is sure enough.
 
     `pairs` as `shown.as_shown` makes them, with the rows of `features` that belong to them; `labels` as
     `labels.aggregate` does. The linear kernel is kept unless RBF's nested accuracy is better by more than one standard
@@ -77,10 +79,11 @@ def train_svm(features: pd.DataFrame, pairs: pd.DataFrame, labels: pd.DataFrame,
     tried = {kernel: nested(data, kernel, params) for kernel in KERNELS}
     kernel = KERNELS[simplest_within_one_error([tried[name].accuracies for name in KERNELS])]
     setting = tune(data, kernel, params)
-    threshold = abstention_threshold(tried[kernel].p_a, data.a_wins, params)
+    plain = won["why"].ne("gold").to_numpy(bool)
+    threshold = abstention_threshold(tried[kernel].p_a[plain], data.a_wins[plain], params)
     svm = PairSVM(standardiser, setting, train(data, setting, params.inner_folds), threshold)
     dropped = sorted(set(features.columns) - set(standardiser.columns))
-    return Trained(svm, tried, data, len(judged) - len(won), dropped)
+    return Trained(svm, tried, data, plain, len(judged) - len(won), dropped)
 
 
 def rows_of(features: pd.DataFrame, candidates: pd.Series) -> pd.DataFrame:
@@ -148,15 +151,17 @@ def _mean_interval(
 
 
 def out_of_fold(trained: Trained, params: SvmParams, seed: int) -> dict[str, Any]:
-    """Nested, grouped accuracy of each kernel on the fit pairs, and of the chosen one at its threshold.
+    """Nested, grouped accuracy of each kernel on all fit pairs, and of the chosen one, also at its threshold, on those
+    that are not gold.
 
     The threshold was chosen on these very answers, so `accuracy_answered` and `coverage` flatter; held-out ones don't.
     """
-    pairs, p_a = trained.pairs, trained.nested[trained.kernel].p_a
+    pairs, p_a = trained.pairs.take(np.flatnonzero(trained.plain)), trained.nested[trained.kernel].p_a[trained.plain]
     right = ((p_a > 0.5) == pairs.a_wins).astype(np.float64)
     answered = ~trained.svm.abstains(p_a)
     accuracy, ci95 = _mean_interval(right, pairs.faces, params.resamples, seed)
     answered_accuracy, _ = _mean_interval(right[answered], pairs.faces[answered], params.resamples, seed)
+    coverage, _ = _mean_interval(answered.astype(np.float64), pairs.faces, params.resamples, seed)
     kernels = {
         name: {"accuracy": float(one.accuracies.mean()), "se": _standard_error(one.accuracies)}
         for name, one in trained.nested.items()
@@ -167,7 +172,7 @@ def out_of_fold(trained: Trained, params: SvmParams, seed: int) -> dict[str, Any
         "n": len(right),
         "faces": len(np.unique(pairs.faces)),
         "accuracy_answered": answered_accuracy,
-        "coverage": float(answered.mean()),
+        "coverage": coverage,
         "target_accuracy": params.target_accuracy,
         "target_reached": answered_accuracy is not None and answered_accuracy >= params.target_accuracy,
         "kernels": kernels,

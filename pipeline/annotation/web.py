@@ -100,6 +100,9 @@ def create_app(store: Store, rounds: Sequence[Round], token: str | None, hosts: 
         page_of = unquote(request.headers.get("X-Annotator", quote(name)))
         if not admitted(known_token(request)) or not is_name(name) or page_of != name:
             raise HTTPException(401, "sign in first")
+        # and which database its votes belong to: another project may have been started on this port meanwhile
+        if request.headers.get("X-Database", store.identity) != store.identity:
+            raise HTTPException(503, "these votes belong to another database")
         return name
 
     Annotator = Annotated[str, Depends(who)]
@@ -127,7 +130,8 @@ def create_app(store: Store, rounds: Sequence[Round], token: str | None, hosts: 
             name = who(request)
         except HTTPException:
             return sign_in_page(request)
-        context = {"annotator": name, "guidelines": guidelines, "lease_seconds": store.lease_seconds}
+        context = {"annotator": name, "database": store.identity, "guidelines": guidelines}
+        context["lease_seconds"] = store.lease_seconds
         return templates.TemplateResponse(request, "vote.html", context)
 
     @app.post("/sign-in")
@@ -215,10 +219,11 @@ def _counts(progress: Progress) -> dict[str, int]:
 def serve(store: Store, rounds: Sequence[Round], host: str, port: int, token: str | None) -> None:
     """Run the page until interrupted; prints its address. Port 0 takes a free one.
 
-    Beyond 127.0.0.1 a token is required, and made when none is given. Raises UserError for a port that is taken.
+    Beyond 127.0.0.1 a token is required, and made when none is given; an empty one asks for one. Raises UserError for a
+    port that is taken.
     """
     local = host in LOOPBACK
-    if not local and not token:
+    if token == "" or (not local and token is None):
         token = secrets.token_urlsafe(16)
     app = create_app(store, rounds, token, sorted(LOOPBACK | {"[::1]"}) if local else ["*"])
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

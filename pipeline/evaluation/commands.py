@@ -71,6 +71,7 @@ def compare(
     asked = [one.strip() for one in metrics.split(",") if one.strip()]
     asked = asked or [one for one in (*METRICS, *SET_METRICS) if PROTOCOLS[protocol] & set(get(one).protocols)]
     rewards = {REWARDS[0]: load_reward(reward, device())} if reward else {}
+    asked = list(dict.fromkeys([*asked, *rewards]))
     comparisons = [
         Comparison(model, f"{model} − {other}", model, other)
         for model in restored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,11 @@ def find(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}") from None
+    for path in paths:
         if path.suffix.lower() in SUFFIXES:
             _require_utf8(path)
             if path.stem in found:
@@ -81,6 +86,11 @@ def _require_utf8(path: Path) -> None:
     """Names are ids: of images, of methods, of datasets."""
     if (shown := printable(path.name)) != path.name:
         raise UserError(f"{printable(str(path.parent))}: the name of {shown} is not UTF-8; rename it")
+
+
+def _name(folder: Path) -> str:
+    """What a folder is called: a link to it may give it another name, `.` none."""
+    return Path(os.path.abspath(folder)).name
 
 
 def find_samples(folder: Path) -> dict[Path, dict[str, Path]]:
@@ -110,11 +120,11 @@ def read(dataset: Path, results: Sequence[Path], only_common: bool, name: str = 
     Raises UserError naming the folder for missing names, different sizes, images that are no squares, unreadable
     files or two folders of one name.
     """
-    for folder in (dataset.resolve(), *(each.resolve() for each in results)):
-        _require_utf8(folder)
+    for folder in (dataset, *results):
+        _require_utf8(folder.absolute())
     hq_folder, lq_folder = locate(dataset)
     hq, lq = (find(hq_folder) if hq_folder else None), find(lq_folder)
-    found = {folder.resolve().name: find_samples(folder) for folder in results}
+    found = {_name(folder): find_samples(folder) for folder in results}
     if len(found) != len(results) or {"lq", "hq"} & set(found):
         raise UserError("--results: folders need different names, none of them `lq` or `hq`")
     sources = {hq_folder: hq} if hq_folder and hq is not None else {}
@@ -125,7 +135,7 @@ def read(dataset: Path, results: Sequence[Path], only_common: bool, name: str = 
     width, height = _one_size([files[one] for one in names for files in (lq, *sources.values())])
     if width != height:
         raise UserError(f"{dataset}: images are {width} × {height} px; crop them to squares (aligned faces) first")
-    name = name or dataset.resolve().name
+    name = name or _name(dataset)
     published, counted = _published(name, len(names), width)
     return Opened(
         _dataset(name, names, lq, hq, width),

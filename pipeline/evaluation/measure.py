@@ -23,7 +23,7 @@ from pipeline.evaluation.scoring import (
     weight_hashes,
 )
 from pipeline.evaluation.sets import Samples, diversity, embed, frechet_distances, spread
-from pipeline.evaluation.summary import PEOPLE, Comparison, benchmark, nested, of_people, public_name, seeds
+from pipeline.evaluation.summary import FEWEST, PEOPLE, Comparison, benchmark, nested, of_people, public_name, seeds
 from pipeline.metrics import bradley_terry
 from pipeline.metrics.catalogue import METRICS, REWARDS, SET_METRICS, get
 from pipeline.metrics.statistics import paired_bootstrap, wilcoxon_p
@@ -142,13 +142,20 @@ def spread_of_samples(found: dict[str, Any], plan: Plan, people: NDArray[np.str_
     found["n"] = len(next(iter(values.values())))
     found["scores"] = nested({model: _mean(each, people, plan, "diversity", model) for model, each in values.items()})
     found["improvement"] = {
-        restorer: _mean(values[model] - values[f"{restorer}/base"], people, plan, "diversity delta", mean="delta")
-        | {"p": wilcoxon_p(of_people(values[model] - values[f"{restorer}/base"], people))}
+        restorer: _difference(values[model] - values[f"{restorer}/base"], people, plan, "diversity delta")
         for model in values
         for restorer, _, variant in [model.partition("/")]
         if variant == "full" and f"{restorer}/base" in values
     }
     return found
+
+
+def _difference(values: Any, people: NDArray[np.str_] | None, plan: Plan, *parts: str) -> dict[str, Any]:
+    """Mean, interval and p of differences of which more is better; like `compare`, no verdict on FEWEST people."""
+    found = _mean(values, people, plan, *parts, mean="delta")
+    counted, (lo, hi) = of_people(values, people), found["ci95"]
+    enough = len(counted) >= FEWEST
+    return found | {"p": wilcoxon_p(counted), "better": enough and lo > 0, "worse": enough and hi < 0}
 
 
 def _mean(values: Any, people: NDArray[np.str_] | None, plan: Plan, *parts: str, mean: str = "mean") -> dict[str, Any]:
@@ -169,7 +176,7 @@ def rankings(scores: pd.DataFrame, plan: Plan) -> dict[str, Any]:
         table = scored.dropna(axis=1)  # a model with a face that the judge could not score has no place in it
         if table.shape[1] < 2:
             continue
-        names = ["/".join(map(public_name, str(model).split("/"))) for model in table.columns]
+        names = [_public(str(model)) for model in table.columns]
         wins, ties = bradley_terry.from_scores(table.to_numpy(dtype=np.float64))
         if people is not None:
             wins = bradley_terry.grouped(wins, people.loc[table.index].to_numpy(dtype=str))
@@ -177,10 +184,17 @@ def rankings(scores: pd.DataFrame, plan: Plan) -> dict[str, Any]:
         about = {
             "label": METRICS[judge].label,
             "roles": roles(judge, plan),
+            "faces": len(table),
             "unscored": scored.shape[1] - table.shape[1],
         }
         result[judge] = about | bradley_terry.ranking(names, wins, ties, seed, plan.resamples)
     return result
+
+
+def _public(model: str) -> str:
+    """A model's name with its variant as metrics/benchmark.json has it; a folder of results may be named `full`."""
+    restorer, _, variant = model.partition("/")
+    return f"{restorer}/{public_name(variant)}" if variant else restorer
 
 
 def joined(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

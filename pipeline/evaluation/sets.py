@@ -40,10 +40,11 @@ def frechet_distances(
         else:
             originals = scorer.embed(embedder.name, dataset.hq or ())
             reference, floor = frechet.fit(originals), frechet.floor(originals, seed)
-        values = {}
+        values, count = {}, 0
         for model, embedded in models.items():
             vectors = embedded[embedder.name][: frechet.VQFR_IMAGES if against_ffhq else None]
-            values[model] = {"value": frechet.distance(frechet.fit(vectors), reference), "n": len(vectors)}
+            count = len(vectors)
+            values[model] = {"value": frechet.distance(frechet.fit(vectors), reference), "n": count}
         result[name] = {
             "label": metric.label,
             "roles": sorted(metric.roles),
@@ -53,7 +54,7 @@ def frechet_distances(
             "against": "FFHQ-512 statistics" if against_ffhq else "the dataset's originals",
             "n_reference": reference.n,
             "floor": floor,  # two halves of the originals
-            "note": frechet.note(len(dataset.ids), embedder.dims),
+            "note": frechet.note(count, embedder.dims),
             "weights": weight_hashes(name, {}),
             "library": library_versions(name),
             "models": values,

@@ -6,39 +6,46 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from pipeline import tables
+from pipeline.annotation.rounds import Round, read_round
+from pipeline.images import decode
 from pipeline.metrics import bradley_terry
 from pipeline.runtime import stable_seed
 
 LABELS = {"human": "People's votes", "simulated": "Simulated annotators' votes"}
 
+PAIR = ["pair_id", "face_id", "candidate_a", "candidate_b", "why"]
 WON = {"a": 1.0, "b": 0.0, "tie": 0.5}  # what `winner` gives side a
 
 
 def rankings(
-    votes: Path, pairs: Path, candidates: Path, faces: Path, seed: int, resamples: int
+    votes: Path, pairs: Path, candidates: Path, faces: Path, rounds: Path, seed: int, resamples: int
 ) -> dict[str, dict[str, Any]]:
     """{kind of annotator: ranking of the candidate settings, anchors and HQ left out}; people are resampled.
 
-    Skipped votes say nothing; `both_bad` names no winner and is left out, counted as `dropped`; so are votes on pairs
-    that only a round holds still (`elsewhere`): what they showed is none of today's candidates; so are repeats of a
-    pair. A kind without a vote between two settings, or whose votes connect not all of them, has no entry.
+    Skipped votes say nothing; `both_bad` names no winner and is left out, counted as `dropped`; so are votes on
+    pictures that are none of today's candidates (`elsewhere`), which their round below `rounds` tells; and repeats of a
+    pair, uncounted. A kind without a vote between two settings, or whose votes connect not all of them, has no entry.
     """
-    said = tables.read_frame(tables.VOTES, votes, ["pair_id", "annotator_kind", "winner", "undone_by"])
+    columns = ["round_id", "pair_id", "annotator_kind", "winner", "undone_by"]
+    said = tables.read_frame(tables.VOTES, votes, columns)
     said = said[said["undone_by"].eq("") & said["winner"].ne("skip")]
-    known = tables.read_frame(tables.PAIRS, pairs, ["pair_id", "face_id", "candidate_a", "candidate_b", "why"])
-    asked = known[known["why"].ne("repeat")]
+    known = tables.read_frame(tables.PAIRS, pairs, PAIR).assign(round_id="", today=True)
+    shown = [known, *(_shown(read_round(rounds / one), candidates) for one in sorted(set(said["round_id"]) - {""}))]
+    said = said.merge(pd.concat(shown), on=["round_id", "pair_id"], how="left")
+    said = said[said["why"].ne("repeat")]
     made = tables.read_frame(tables.CANDIDATES, candidates, ["candidate_id", "restorer", "anchor"])
     setting = made.loc[~made["anchor"].astype(bool)].set_index("candidate_id")["restorer"]
     people = tables.read_frame(tables.FACES, faces, ["face_id", "group_id"]).set_index("face_id")["group_id"]
-    rows = said.merge(asked, on="pair_id")
+    rows = said[said["today"].eq(True)]
     rows = rows.assign(a=rows["candidate_a"].map(setting), b=rows["candidate_b"].map(setting))
     rows = rows[rows["a"].notna() & rows["b"].notna() & rows["a"].ne(rows["b"])]
     result = {}
     for kind, label in LABELS.items():
         of_kind = rows[rows["annotator_kind"].eq(kind)]
-        elsewhere = int((said["annotator_kind"].eq(kind) & ~said["pair_id"].isin(known["pair_id"])).sum())
+        elsewhere = int((said["annotator_kind"].eq(kind) & said["today"].ne(True)).sum())
         decided = of_kind[of_kind["winner"].isin(list(WON))]
         names = sorted({*decided["a"], *decided["b"]})
         owners = decided["face_id"].map(people).fillna(decided["face_id"])
@@ -55,7 +62,24 @@ def rankings(
         result[kind] = {
             "label": label,
             "roles": ["in_labels"],
+            "faces": int(decided["face_id"].nunique()),
             "dropped": len(of_kind) - len(decided),
             "elsewhere": elsewhere,
         } | found
     return result
+
+
+def _shown(one: Round, candidates: Path) -> pd.DataFrame:
+    """A round's pairs, and whether its pictures are those of today's candidates (`today`)."""
+    asked = one.frame(PAIR)
+    ids = {*asked["candidate_a"], *asked["candidate_b"]}
+    now = tables.read_images(tables.CANDIDATES, candidates, {"candidate_id": ids})
+    same = [
+        all(
+            (picture := now.get(candidate)) is not None
+            and np.array_equal(decode(one.png(pair_id, column), f"{one.folder}: {pair_id}"), picture)
+            for candidate, column in ((a, "image_a"), (b, "image_b"))
+        )
+        for pair_id, a, b in zip(asked["pair_id"], asked["candidate_a"], asked["candidate_b"], strict=True)
+    ]
+    return asked.assign(round_id=one.round_id, today=same)

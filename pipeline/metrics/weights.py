@@ -49,7 +49,8 @@ def load_into(module: torch.nn.Module, state: dict[str, Any], path: Path) -> Non
 def pyiqa_model(name: str, options: tuple[tuple[str, object], ...], device: str) -> tuple[Any, tuple[Path, ...]]:
     """pyiqa's metric with weights from HUB only, never from the network, and the files that it read there.
 
-    Files are loaded as plain tensors, whatever pyiqa asks for. Raises UserError naming what is not on the disk.
+    Files are loaded as plain tensors, whatever pyiqa asks for. Raises UserError naming what is not on the disk, or
+    damaged there.
     """
     with offline() as used:
         import pyiqa
@@ -82,6 +83,10 @@ def offline() -> Iterator[list[Path]]:
             # not resolved: HUB, or files in it, may be links to where they were downloaded
             if isinstance(file, (str, Path)) and Path(file).absolute().is_relative_to(HUB.absolute()):
                 used.append(Path(file))
+                try:
+                    return load(file, *rest, **options)
+                except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, TypeError) as error:
+                    raise UserError(f"{file}: not the weights expected here ({one_line(error)})") from None
             return load(file, *rest, **options)
 
         return noted

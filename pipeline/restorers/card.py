@@ -21,11 +21,16 @@ WHAT = {
     "degraded face's latents",
     "gfpgan": "a whole GFPGANv1Clean (Wang et al. 2021), of which ReFL trains the decoder",
 }
-IMPORTED_TERMS = [
-    "Stable Diffusion 2.1-base: CreativeML Open RAIL++-M; its use restrictions pass on to what is made from it",
-    "DiffBIR and OSEDiff: Apache-2.0; GFPGAN: Apache-2.0 with third-party parts of other terms",
-    "DiffBIR's face cleaner (SwinIR, not in this folder) comes from DifFace: S-Lab License 1.0, non-commercial",
-]
+_SD = "Stable Diffusion 2.1-base: CreativeML Open RAIL++-M; its use restrictions pass on to what is made from it"
+IMPORTED_TERMS = {
+    "diffbir": [
+        _SD,
+        "DiffBIR: Apache-2.0",
+        "its face cleaner (SwinIR, not in this folder) comes from DifFace: S-Lab License 1.0, non-commercial",
+    ],
+    "osediff": [_SD, "OSEDiff: Apache-2.0"],
+    "gfpgan": ["GFPGAN: Apache-2.0 with third-party parts of other terms; trained on FFHQ"],
+}
 TRAINED_TERMS = ["base trained from scratch by stage `base` or `gan`: no terms but those of the faces"]
 FACE_TERMS = {  # by faces.source
     "sample": "sample faces: made by a generator trained on DigiFace-1M, which Microsoft publishes for research on its "
@@ -81,7 +86,7 @@ def card(restorer: DiffBIR | OSEDiff | GFPGAN, model: Path, files: Mapping[str, 
         "",
         "## Terms",
         "",
-        *(f"- {term}" for term in (IMPORTED_TERMS if imported else TRAINED_TERMS) + _face_terms(params)),
+        *(f"- {term}" for term in (IMPORTED_TERMS[kind] if imported else TRAINED_TERMS) + _face_terms(params)),
         *([] if params.get("refl", {}).get(kind, {}).get("keep") == "last" else [f"- {SELECTION_TERMS}"]),
         "",
         "## Parameters",

@@ -63,6 +63,8 @@ def import_(
 ) -> None:
     """Turn the official files into restorers that every command and stage can load. Nothing is fetched."""
     configure(RuntimeParams())
+    if size % 64:
+        raise UserError(f"--size {size}: autoencoder and UNet halve it six times; choose a multiple of 64")
     if stable_diffusion is None and (diffbir or cleaner or osediff or not gfpgan):
         raise UserError("--stable-diffusion: missing; DiffBIR and OSEDiff are made of it (--gfpgan alone needs none)")
     wanted = {"denoiser": stable_diffusion, DiffBIR.kind: diffbir, OSEDiff.kind: osediff, GFPGAN.kind: gfpgan}

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.annotation.labels import aggregate
+from pipeline.annotation.pairs import HQ
 from pipeline.annotation.svm import PairSVM
 from pipeline.features import columns
 from pipeline.metrics.statistics import paired_bootstrap
@@ -168,10 +169,15 @@ def by_restorer_pair(right: Numbers, pairs: pd.DataFrame) -> dict[str, dict[str,
 
 
 def anchors(right: Numbers, pairs: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Accuracy on labelled pairs with an anchor in them, for each anchor: a row of its own, never in the headline."""
+    """Accuracy on judged pairs with an anchor in them: `hq` against anything, damaged anchors against restorations.
+
+    Rows of their own, never in the headline.
+    """
     rows = {}
     for name in ("hq", "smooth", "sharp"):
         here = ((pairs.restorer_a == name) | (pairs.restorer_b == name)).to_numpy()
+        if name != HQ:
+            here = here & ((pairs.restorer_a != HQ) & (pairs.restorer_b != HQ)).to_numpy()
         if here.any():
             rows[name] = {"accuracy": float(right[here].mean()), "n": int(here.sum())}
     return rows
@@ -229,7 +235,7 @@ def judge(
         "anchors": anchors(correct(of_pair.loc[anchored.pair_id].to_numpy(), anchored.p_a), anchored),
         "by_margin": by_margin(correct(restored_difference, restored.p_a), restored.p_a, params.margin_bins),
         "by_restorer_pair": by_restorer_pair(right, head),
-        "single_annotator": single_annotators(restored, votes, restored_difference),
+        "single_annotator": single_annotators(voted_on, votes, voted_difference),
         "calibration": {"ece": error, "n": int(voted_on.n.sum())},  # n: votes
     }, table
 

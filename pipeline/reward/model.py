@@ -243,4 +243,8 @@ def open_clip_config(architecture: str | Architecture, where: str = "frm.*") -> 
     ):
         if unknown := sorted(set(config[name] if name else config) - set(known)):
             raise UserError(f"{where}.architecture.{name}: OpenCLIP's CLIP class has no `{unknown[0]}`")
+    if config["text_cfg"].get("hf_model_name"):
+        raise UserError(
+            f"{where}.architecture: its text tower comes from a model hub; name one whose text tower is CLIP's"
+        )
     return config

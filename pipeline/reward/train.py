@@ -131,6 +131,9 @@ def train(
         state.step = step + 1
         if state.step % training.evaluate_every == 0 or state.step == training.steps:
             accuracy, held_out_loss = evaluate_pairs(model, candidates, select, 4 * training.batch_size)
+            if not math.isfinite(held_out_loss):
+                said = f"the reward's loss on the select pairs is {held_out_loss} at step {state.step}"
+                raise UserError(f"{said}; lower its lr (frm.reward or frm.heldout)")
             curve.append(
                 {
                     "step": state.step,

@@ -138,6 +138,16 @@ def test_who_is_named_for_the_held_out_reward_teaches_no_label(project: Path) ->
     assert not labels["pair_id"][labels["source"].eq("simulated")].isin(nobody_else).any()
 
 
+def test_a_name_where_a_list_of_names_belongs_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs_stage.main()
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["frm"]["heldout"]["annotators"] = "sim-6"
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(SystemExit):
+        label.main()
+    assert "frm.heldout.annotators: 'sim-6' is no list of names" in capsys.readouterr().err
+
+
 def test_human_votes_replace_and_unknown_ones_are_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs_stage.main()
     pairs = tables.read_frame(tables.PAIRS, "data/pairs")

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import skops.io
 
+from pipeline.annotation import svm_report
 from pipeline.annotation.labels import aggregate
 from pipeline.annotation.svm import (
     LabelledPairs,
@@ -245,6 +246,19 @@ def test_evidence_of_a_study_with_a_known_answer() -> None:
     head, rest = found.card.split("## Permutation importance")
     assert "| Learnt from votes that are | simulated |" in head
     assert rest.index("| quality |") < rest.index("| other |")
+
+
+def test_gold_pairs_teach_but_do_not_say_when_it_is_sure_enough() -> None:
+    data = study()
+    labels = aggregate(data["votes"], 0.5)
+    first = data["pairs"]["pair_id"].str.contains("-0|", regex=False)  # one pair of each face
+    pairs = data["pairs"].assign(why=data["pairs"]["why"].mask(first & data["pairs"]["split"].eq("fit"), "gold"))
+    params = PARAMS.model_copy(update={"target_accuracy": 1.0, "min_coverage": 0.9})
+    trained = train_svm(data["features"], pairs, labels, params)
+    assert len(trained.pairs.x) == len(train_svm(data["features"], data["pairs"], labels, params).pairs.x)
+    found = svm_report.out_of_fold(trained, params, 0)
+    assert found["n"] == trained.plain.sum() < len(trained.plain)
+    assert found["coverage"] * found["n"] == pytest.approx(np.ceil(0.9 * found["n"]))  # of those that it labels
 
 
 def test_the_deployed_machine_may_read_reference_features_where_params_say_so() -> None:

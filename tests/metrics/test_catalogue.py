@@ -177,7 +177,11 @@ def test_blind_metrics_of_pyiqa_come_in_when_their_weights_are_on_disk(
     file.write_bytes(b"cut")
     offered, absent = compute.available(compute.expand(names), SIZE + 1)  # another size: the trial is made again
     assert offered == ["noise"]
-    assert "pyiqa's cnniqa does not run" in absent["pyiqa:cnniqa"]
+    assert f"{file.name}: not the weights expected here" in absent["pyiqa:cnniqa"]
+    [musiq] = get("musiq").weights
+    (elsewhere / musiq).write_bytes(b"cut")
+    with pytest.raises(UserError, match=f"{Path(musiq).name}: not the weights expected here"):
+        compute.score(["musiq"], faces)
     named = {one.removeprefix("pyiqa:") for one in others}
     assert {"musiq-ava", "arniqa", "liqe"} <= named
     assert not named & {"musiq", "maniqa", "entropy", "fid", "inception_score"}  # ours, refused, of sets

@@ -113,7 +113,8 @@ def test_margins_restorers_and_anchors_are_rows_of_their_own() -> None:
     )
     assert evaluate.by_restorer_pair(right, pairs)["diffbir|osediff"] == {"accuracy": 0.5, "n": 2}
     rows = evaluate.anchors(right, pairs)
-    assert {name: row["n"] for name, row in rows.items()} == {"hq": 1, "smooth": 1, "sharp": 2}
+    # a pair with the original is one of its own alone
+    assert {name: row["n"] for name, row in rows.items()} == {"hq": 1, "smooth": 1, "sharp": 1}
 
 
 def test_calibration_error_of_known_confidences() -> None:
@@ -140,10 +141,20 @@ def test_calibration_counts_votes_not_majorities() -> None:
 
 
 def test_judge_reports_every_part_and_refuses_an_empty_headline() -> None:
-    pairs = pair_rows(4, p_a=[1.0, 0.0, 1.0, 0.9])
-    difference = np.array([1.0, -1.0, 1.0, -1.0])
-    votes = vote_frame(p0="aaa", p1="bbb", p2="aaa", p3="aab")
-    found, _ = evaluate.judge(pairs, difference, 2.0, votes, PARAMS, 0)
+    pairs = pair_rows(6, p_a=[1.0, 0.0, 1.0, 2 / 3, 0.5, 1.0], anchored=[False] * 5 + [True])
+    pairs.loc[5, ["restorer_a", "restorer_b"]] = ["hq", "diffbir"]
+    difference = np.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
+    votes = vote_frame(p0="aaa", p1="bbb", p2="aaa", p3="aab", p4="abt", p5="aaa")
+    found, table = evaluate.judge(pairs, difference, 2.0, votes, PARAMS, 0)
+    assert found["anchors"] == {"hq": {"accuracy": 0.0, "n": 1}}
+    assert {row["margin"][1]: (row["accuracy"], row["n"]) for row in found["by_margin"]} == {
+        0.5: (0.0, 1),
+        1.0: (1.0, 3),
+    }
+    assert found["by_restorer_pair"] == {"diffbir|osediff": {"accuracy": 1.0, "n": 3}}
+    # p3: b against two a; p4: a against b and a tie, b against a and a tie, where the pair as a whole is tied
+    assert found["single_annotator"] == {"annotator": 9 / 12, "reward": 10 / 12, "n": 12}
+    assert found["calibration"]["n"] == sum(row["n"] for row in table) == 15
     assert found["headline"]["accuracy"] == 1.0
     assert (found["headline"]["n"], found["headline"]["enough_pairs"]) == (3, True)
     few = PARAMS.model_copy(update={"min_pairs": 4})

@@ -4,13 +4,13 @@
 // whose answer got lost is sent again without counting twice.
 
 const $ = (selector) => document.querySelector(selector);
-const { annotator, leaseSeconds } = document.body.dataset;
+const { annotator, database, leaseSeconds } = document.body.dataset;
 const stage = $("#stage");
 const panes = [...document.querySelectorAll(".pane")];
 
 // ---------------------------------------------------------------- queue: votes that the server has not acknowledged
 
-const KEY = `diffusionreward.queue.${annotator}`;
+const KEY = `diffusionreward.queue.${database}.${annotator}`; // every project is served from this address
 let memory = [];
 let storageWorks = true;
 
@@ -54,7 +54,11 @@ async function post(path, body) {
   try {
     response = await fetch(path, {
       method: "POST",
-      headers: { "Content-Type": "application/json", "X-Annotator": encodeURIComponent(annotator) },
+      headers: {
+        "Content-Type": "application/json",
+        "X-Annotator": encodeURIComponent(annotator),
+        "X-Database": database,
+      },
       body: JSON.stringify(body ?? {}),
       signal: AbortSignal.timeout(20000),
     });
@@ -302,7 +306,12 @@ for (const what of ["input", "original"]) {
     button.setPointerCapture(event.pointerId);
     peek(what);
   });
-  for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) button.addEventListener(end, stopPeeking);
+  for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
+    button.addEventListener(end, () => {
+      stopPeeking();
+      button.blur(); // or Space would show this one
+    });
+  }
   button.addEventListener("contextmenu", (event) => event.preventDefault());
 }
 
