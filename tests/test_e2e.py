@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from skimage.data import astronaut
 
 from pipeline import tables
-from pipeline.images import decode
+from pipeline.images import decode, encode_png
 from tests.chromium import CHROMIUM, FLAGS, NO_CHROMIUM
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,6 +122,18 @@ def test_every_output_is_there_and_the_checkout_stays_clean(project: Path) -> No
         assert watched["impostor"]["id_dlib"]["mean"] > 0
     report = (project / "data/report/report.html").read_text()
     assert not re.findall(r"""(?:src|href)=["']https?:""", report), "the report must open without network"
+
+
+def test_the_trained_model_restores_a_photo_by_the_command(project: Path, tmp_path: Path) -> None:
+    """What a visitor types first, with the model that it names by default."""
+    photo = np.asarray(astronaut(), dtype=np.uint8)
+    (tmp_path / "astronaut.png").write_bytes(encode_png(photo))
+    done = run(project, "diffusionreward", "restore", str(tmp_path / "astronaut.png"), "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert "the model restores faces at 64 × 64 px" in done.stdout
+    assert "more than twice the model's 64 px" in done.stdout
+    changed = (decode((tmp_path / "out/astronaut.png").read_bytes(), "result") != photo).any(axis=2)
+    assert 0.005 < changed.mean() < 0.2  # the face, and nothing else
 
 
 def test_the_trained_model_restores_a_crop_by_the_command(project: Path, tmp_path: Path) -> None:

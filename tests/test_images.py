@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from pipeline import images
 from pipeline.params import UserError
@@ -48,6 +48,33 @@ def test_exif_rotation_is_applied_and_grey_and_alpha_become_rgb(picture: images.
         buffer = io.BytesIO()
         Image.fromarray(picture).convert(mode).save(buffer, format="PNG")
         assert images.decode(buffer.getvalue(), "here").shape == (20, 16, 3)
+
+
+def test_what_is_transparent_is_white_and_a_profile_counts_with_transparency_and_palettes(
+    picture: images.Pixels,
+) -> None:
+    own = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
+    own[:5, :, 3] = 0
+    swapped = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    buffer = io.BytesIO()
+    Image.fromarray(own).save(buffer, format="PNG")
+    found = images.decode(buffer.getvalue(), "here")
+    assert (found[:5] == 255).all()
+    assert np.array_equal(found[5:], picture[5:])
+    seen = []
+
+    def convert(image: Image.Image, *_: object) -> Image.Image:
+        seen.append(image.mode)
+        return image
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageCms, "getProfileDescription", lambda _: "Display P3")
+        patch.setattr(ImageCms, "profileToProfile", convert)
+        for mode in ("RGB", "RGBA", "P"):
+            buffer = io.BytesIO()
+            Image.fromarray(picture).convert(mode).save(buffer, format="PNG", icc_profile=swapped)
+            images.decode(buffer.getvalue(), "here")
+    assert seen == ["RGB"] * 3
 
 
 @pytest.mark.parametrize("cut", [0, 10, 400, -60])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -75,9 +77,48 @@ def test_the_face_changes_and_the_rest_of_the_photo_does_not(tmp_path: Path, pho
 def test_every_face_of_a_photo_is_restored(tmp_path: Path, photo: Pixels, finder: Finder) -> None:
     half = photo[:300, 60:360]
     (tmp_path / "two.png").write_bytes(encode_png(np.concatenate([half, half[:, ::-1]], axis=1)))
-    restorer = Fake(64)
-    restore_photos(tmp_path / "two.png", tmp_path / "out", restorer, finder, CPU, seed=0, say=lambda _: None)
+    restorer = Fake(64, 0.4)
+    [path] = restore_photos(tmp_path / "two.png", tmp_path / "out", restorer, finder, CPU, seed=0, say=lambda _: None)
     assert len(set(restorer.ids)) == 2
+    whole = read(tmp_path / "two.png")
+    change = whole.astype(int) - read(path)
+    for face in finder.detector(whole, 0.5):
+        x, y = face.points[2].astype(int)
+        assert change[y - 10 : y + 10, x - 10 : x + 10].mean() == pytest.approx(0.4 * 127.5, abs=8)
+
+
+def test_where_faces_overlap_the_best_one_stays_whole(
+    photo: Pixels, finder: Finder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [face] = finder.detector(photo, 0.5)
+    beside = replace(face, points=face.points + (face.points[1] - face.points[0]) / 2)
+    tones = iter(np.full((64, 64, 3), tone, np.uint8) for tone in (200, 50))
+    monkeypatch.setattr(photos.Restoration, "_at_once", lambda self, crops, ids: [next(tones) for _ in crops])
+    of = photos.Restoration(Fake(64), CPU, 0, "x")
+    result, _ = of.photo(photo, Path("x"), Finder(lambda image, score: [face, beside], 0.5))
+    x, y = face.points[2].astype(int)
+    assert (result[y - 5 : y + 5, x - 5 : x + 5] == 200).all()
+
+
+def test_a_group_that_does_not_fit_the_memory_goes_one_by_one(photo: Pixels, finder: Finder) -> None:
+    class Small(Fake):
+        most = 1
+
+        def restore(self, lq: torch.Tensor, *rest: Any) -> torch.Tensor:
+            if len(lq) > self.most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().restore(lq, *rest)
+
+    half = photo[:300, 60:360]
+    group = np.concatenate([half, half[:, ::-1]], axis=1)
+    restorer = Small(64, 0.4)
+    result, _ = photos.Restoration(restorer, CPU, 0, "x").photo(group, Path("x"), finder)
+    whole, _ = photos.Restoration(Fake(64, 0.4), CPU, 0, "x").photo(group, Path("x"), finder)
+    assert np.array_equal(result, whole)
+    assert restorer.ids == ["x-0", "x-1"]
+    restorer.most = 0
+    with pytest.raises(UserError, match="memory is too small for one face; use --device cpu"):
+        photos.Restoration(restorer, CPU, 0, "x").photo(group, Path("x"), finder)
 
 
 @pytest.mark.parametrize("size", [64, 512])
@@ -189,7 +230,10 @@ def test_results_may_lie_above_the_photos_and_two_never_share_a_file(tmp_path: P
         (tmp_path / name).write_bytes(encode_png(photo[:64, :64]))
     written = restore_photos(tmp_path / "in", tmp_path, Fake(64), None, CPU, seed=0, say=lambda _: None)
     assert written == [tmp_path / "a.jpg.png", tmp_path / "a.png.png"]
-    with pytest.raises(UserError, match=r"the result would replace .*a\.jpg\.png"):  # it might be anybody's
+    again = restore_photos(tmp_path / "in", tmp_path, Fake(64), None, CPU, seed=0, say=lambda _: None)
+    assert again == written  # results say that they are ours
+    (tmp_path / "a.jpg.png").write_bytes(encode_png(photo[:64, :64]))
+    with pytest.raises(UserError, match=r"the result would replace .*a\.jpg\.png"):  # somebody's picture
         restore_photos(tmp_path / "in", tmp_path, Fake(64), None, CPU, seed=0, say=lambda _: None)
     with pytest.raises(UserError, match=r"two photos would be restored to .*b\.jpg\.png"):
         restore_photos(tmp_path / "two", tmp_path / "out", Fake(64), None, CPU, seed=0, say=lambda _: None)

@@ -147,7 +147,11 @@ def test_check_takes_every_profile_once_its_files_are_there(
     for file in files:
         Path(file).parent.mkdir(exist_ok=True)
         Path(file).touch()
+    for folder in ("diffbir/full", "diffbir/full_seed9"):  # the latter of an earlier matrix
+        Path("data/refl", folder).mkdir(parents=True)
     check()
+    [warning] = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: data/refl/diffbir/full_seed9: refl.restorers and refl.variants name it no more")
 
 
 def expand(key: str, content: dict[str, Any]) -> list[str]:

@@ -162,6 +162,12 @@ def test_a_focused_button_is_pressed_by_space_and_the_peeking_ones_are_held(ente
     page.keyboard.press("Space")
     assert page.evaluate("document.querySelector('#guidelines').open")
     page.keyboard.press("Escape")
+    page.locator("#peek-original").hover()
+    page.mouse.down()
+    page.mouse.up()
+    page.keyboard.down("Space")
+    assert page.get_attribute("#stage", "data-peek") == "input"  # not the original that was looked at before
+    page.keyboard.up("Space")
     for key in ("Space", "Enter"):
         page.focus("#peek-input")
         page.keyboard.down(key)

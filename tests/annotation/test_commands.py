@@ -89,3 +89,16 @@ def test_a_database_that_is_not_there_is_an_error_but_for_the_default(project: P
     assert done.exit_code == 2
     assert done.output == "error: sqlite:///nowhere.sqlite: no such database; name the one that was voted into\n"
     assert CliRunner().invoke(app, ["labels", "status"]).exit_code == 0
+
+
+def test_a_round_that_was_not_given_to_dvc_is_given_when_it_is_opened(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(commands.rounds, "track", lambda folder: given.append(folder.name) or True)
+    monkeypatch.setattr(commands, "serve", lambda *_: None)
+    [one] = [path.name for path in (project / "annotations/rounds").iterdir()]
+    assert one in CliRunner().invoke(app, ["annotate", "--port", "0"]).output
+    (project / f"annotations/rounds/{one}.dvc").touch()
+    assert CliRunner().invoke(app, ["annotate", "--port", "0"]).exit_code == 0
+    assert given == [one]

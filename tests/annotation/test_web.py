@@ -124,6 +124,21 @@ def test_a_page_of_somebody_else_in_the_same_browser_saves_nothing_under_the_wro
     assert client.post("/api/events", json=event, headers={"X-Annotator": "Ada"}).json() == {"saved": True, "new": True}
 
 
+def test_votes_of_another_database_wait_for_it(client: TestClient, store: Store, one: Round, tmp_path: Path) -> None:
+    lease = pairs(client)[0]["lease"]
+    event = {"kind": "vote", "event_id": str(uuid4()), "lease": lease, "choice": "left", "response_ms": 700}
+    other = Store(f"sqlite:///{tmp_path / 'other.sqlite'}")  # another project, started on this port meanwhile
+    assert other.identity != store.identity
+    stranger = TestClient(create_app(other, [one], None, ["localhost"]), base_url="http://localhost")
+    sign_in(stranger, "Ada")
+    of_page = {"X-Database": store.identity}
+    for sent in (event, {"kind": "undo", "event_id": str(uuid4())}):
+        assert stranger.post("/api/events", json=sent, headers=of_page).status_code == 503  # the page tries again
+    assert f'data-database="{store.identity}"' in client.get("/").text
+    assert client.post("/api/events", json=event, headers=of_page).json() == {"saved": True, "new": True}
+    assert Store(str(store.engine.url)).identity == store.identity
+
+
 def test_capitals_make_no_second_person(client: TestClient, store: Store) -> None:
     vote(client, pairs(client)[0]["lease"])
     sign_in(client, "ADA")
@@ -159,16 +174,21 @@ def test_everything_but_the_sign_in_page_needs_a_name(store: Store, one: Round) 
         assert f">{shown}</button>" in client.get("/").text
 
 
-@pytest.mark.parametrize("given", [None, ""])
-def test_beyond_this_machine_there_is_always_a_token(
-    given: str | None, store: Store, one: Round, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("host", "given"), [("0.0.0.0", None), ("0.0.0.0", ""), ("127.0.0.1", "")])
+def test_beyond_this_machine_there_is_always_a_token_and_an_empty_one_is_none(
+    host: str,
+    given: str | None,
+    store: Store,
+    one: Round,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     apps: list[Any] = []
     monkeypatch.setattr(web.uvicorn, "Config", lambda app, **_: apps.append(app))
     monkeypatch.setattr(web.uvicorn, "Server", lambda _: SimpleNamespace(run=lambda sockets: None))
-    web.serve(store, [one], "0.0.0.0", 0, given)
+    web.serve(store, [one], host, 0, given)
     assert len(capsys.readouterr().out.partition("?token=")[2].split()[0]) >= 16
-    assert sign_in(TestClient(apps[0], base_url="http://example.org"), "Ada", token="").status_code == 400
+    assert sign_in(TestClient(apps[0], base_url="http://localhost"), "Ada", token="").status_code == 400
 
 
 def test_a_token_guards_every_address(store: Store, one: Round) -> None:

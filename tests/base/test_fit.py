@@ -13,7 +13,7 @@ from pipeline.base.params import OsediffParams, TrainParams
 from pipeline.metrics.perceptual import PerceptualDistance
 from pipeline.params import UserError
 from pipeline.restorers.denoiser import new_denoiser
-from pipeline.training import batch_indices, images_of
+from pipeline.training import batch_indices, images_of, warmup_cosine
 from tests import tiny
 
 TRAIN = TrainParams(
@@ -26,6 +26,35 @@ TRAIN = TrainParams(
     ema_decay=0.9,
     validate_every=3,
 )
+
+
+def test_the_average_of_the_weights_is_validated_and_kept_and_training_goes_on_from_the_weights(tmp_path: Path) -> None:
+    module = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(module.weight)
+    params = TRAIN.model_copy(update={"steps": 8, "validate_every": 4, "ema_decay": 0.5, "weight_decay": 0.0})
+    seen: list[float] = []
+    raw: list[float] = []
+
+    def loss(step: int) -> torch.Tensor:
+        raw.append(float(module.weight))  # before the step
+        return 100 * module.weight.sum() if step % 2 else module.weight.sum()
+
+    def validate() -> float:
+        seen.append(float(module.weight))
+        return 1.0
+
+    fit(module, loss, validate, params, 100, tmp_path, "x")
+    # the norm of the gradient is clipped to 1 whatever the loss, so Adam moves by the learning rate of each step
+    rates = [params.learning_rate * warmup_cosine(step, params.warmup_steps, params.steps) for step in range(8)]
+    weights = [-sum(rates[:done]) for done in range(9)]
+    assert raw == pytest.approx(weights[:8], rel=1e-4)
+    average, averages = 0.0, []
+    for done, weight in enumerate(weights[1:], start=1):
+        decay = min(0.5, max(0.0, 1 - done**-0.75))  # diffusers' warm-up of the decay
+        average = decay * average + (1 - decay) * weight
+        averages.append(average)
+    assert seen == pytest.approx([averages[3], averages[7]], rel=1e-3)
+    assert float(module.weight) == pytest.approx(averages[7], rel=1e-3)
 
 
 def osediff_params(latents: float, perceptual: float) -> OsediffParams:

@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from pipeline.base.params import BaseParams
+from pipeline.base.recipe import train_diffbir, train_osediff
+from pipeline.params import UserError, load
 from stages import base
+from tests import tiny
 
 CI = Path(__file__).resolve().parents[2] / "profiles/ci.yaml"
 
@@ -42,3 +47,10 @@ def test_osediffs_recipe_leaves_diffbirs_training_where_it_was(tmp_path: Path, m
         base.main()
     assert used["diffbir"][0] == used["diffbir"][1] != used["diffbir"][2]
     assert len(set(used["osediff"])) == 3
+
+
+@pytest.mark.parametrize("train", [train_diffbir, train_osediff])
+def test_faces_of_another_split_are_refused(train: Any, tmp_path: Path) -> None:
+    faces = tiny.dataset("test")
+    with pytest.raises(UserError, match="base trains on split `train` alone and refuses faces of split `test`"):
+        train(load("base", BaseParams, CI), 0, 32, faces, faces, tmp_path, tmp_path, torch.device("cpu"))

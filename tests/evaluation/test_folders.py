@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from pipeline.evaluation import commands, folders
 from pipeline.evaluation.commands import compare
+from pipeline.evaluation.scoring import Reward
 from pipeline.images import encode_png
 from pipeline.params import UserError
 from tests.report.example import draw_face
@@ -28,7 +29,7 @@ def save(folder: Path, images: dict[str, np.ndarray], suffix: str = ".png") -> N
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    """A dataset, a result that is 4 grey levels off and one that is 20 off, whose files lie in another order."""
+    """A dataset, a result that is 4 grey levels off and one that is 20 off."""
     (tmp_path / "params.yaml").write_text(
         "runtime: {device: cpu, threads: 1, num_workers: 1, joblib_backend: loky, progress: false}"
     )
@@ -121,6 +122,48 @@ def test_missing_names_are_an_error_or_are_left_out_and_said(work):
     result = json.loads((work / "benchmark/benchmark.json").read_text())
     assert result["n"] == {"Set": 7}
     assert "0002" in result["notes"][0]
+
+
+def test_pictures_are_paired_by_name_not_by_position(work):
+    (work / "far/0002.png").rename(work / "far/0000b.png")  # as many files, in another order
+    done = run("--dataset", "Set", "--results", "far", "--metrics", "psnr", "--resamples", "200", "--only-common")
+    assert done.exit_code == 0, done.output
+    notes = json.loads((work / "benchmark/benchmark.json").read_text())["notes"]
+    assert any("1 images have no LQ of their name, e.g. 0000b; left out" in note for note in notes)
+    with (work / "benchmark/scores.csv").open() as file:
+        scores = {row["face_id"]: float(row["psnr"]) for row in csv.DictReader(file) if row["model"] == "far"}
+    assert scores == pytest.approx({name: 20 * np.log10(255 / 20) for name in NAMES if name != "0002"}, rel=1e-4)
+
+
+def test_links_give_folders_of_one_name_names_of_their_own(work):
+    for tool, name in (("near", "ours"), ("far", "theirs")):
+        (work / tool).rename(work / f"{tool}-restored")
+        (work / tool).mkdir()
+        (work / f"{tool}-restored").rename(work / tool / "restored_faces")
+        (work / name).symlink_to(work / tool / "restored_faces")
+    done = run(
+        *("--dataset", "Set", "--results", "ours", "--results", "theirs", "--metrics", "psnr"),
+        *("--baseline", "theirs", "--resamples", "200"),
+    )
+    assert done.exit_code == 0, done.output
+    assert "| ours |" in done.output
+
+
+def test_a_reward_scores_whatever_metrics_are_named(work, monkeypatch):
+    class Brightness:
+        def score(self, images, captions, batch_size):
+            return np.array([float(np.mean(one)) for one in images])
+
+    monkeypatch.setattr(commands, "load_reward", lambda folder, device: Reward(Brightness(), "code"))
+    (work / "near").rename(work / "full")  # a name that models of the pipeline have
+    done = run(
+        *("--dataset", "Set", "--results", "full", "--results", "far", "--metrics", "psnr"),
+        *("--reward", "reward", "--resamples", "200"),
+    )
+    assert done.exit_code == 0, done.output
+    result = json.loads((work / "benchmark/benchmark.json").read_text())
+    assert {"psnr", "reward_frm"} <= set(result["scores"]["Set"]["far"]["base"])
+    assert set(result["bradley_terry"]["Set"]["reward_frm"]["models"]) == {"lq", "hq", "full", "far"}
 
 
 def test_lq_only_datasets_name_what_is_absent(work):

@@ -93,6 +93,10 @@ def test_diversity_is_the_distance_between_samples():
     assert change["delta"] == pytest.approx(-2 / 3 * apart, rel=1e-3)
     assert change["ci95"][1] < 0
     assert change["p"] == pytest.approx(2 / 2**6)
+    assert (change["better"], change["worse"]) == (False, True)
+    of_two = replace(dataset(), people=tuple("aaabbb"))
+    few, _ = measure(of_two, restored.items(), plan("psnr", samples=3, diversity_samples=3), {}, ScoreCache())
+    assert few["diversity"]["test"]["improvement"]["r"]["worse"] is False  # two people are too few for a verdict
     assert run({"r/base": [HQ], "r/full": [HQ]}, "psnr")[0]["diversity"] == {"test": {}}
     two, _ = run(restored, "psnr", samples=3, diversity_samples=2)
     assert two["diversity"]["test"]["scores"]["r"]["base"]["mean"] == pytest.approx(apart, rel=1e-3)
@@ -106,7 +110,7 @@ def test_rewards_rank_the_models():
     assert next(iter(found["models"])) == "r/refl"
     assert found["wins"]["r/refl"]["r/base"] == 1.0
     assert found["wins"]["lq"]["r/base"] == 0.5  # the same images
-    assert found["ties"] == len(IDS)
+    assert found["ties"] == found["faces"] == len(IDS)
     assert found["roles"] == ["in_loss"]
 
 

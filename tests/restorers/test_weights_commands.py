@@ -127,6 +127,12 @@ def test_official_gfpgan_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(commands, "from_official", small)
     command = ("import", "--gfpgan", tmp_path / "GFPGANv1.4.pth", "--out", tmp_path / "models")
     assert run(*command) == (0, [str(tmp_path / "models/gfpgan")])
+    code, _ = run(
+        *("export", tmp_path / "models/gfpgan", "--out", tmp_path / "out"), *("--params", ROOT / "profiles/paper.yaml")
+    )
+    terms = (tmp_path / "out/README.md").read_text().partition("## Terms")[2].partition("## Parameters")[0]
+    assert (code, "GFPGAN: Apache-2.0" in terms) == (0, True)
+    assert not any(other in terms for other in ("Stable Diffusion", "SwinIR", "OSEDiff"))  # there is none of them in it
     loaded = load(tmp_path / "models/gfpgan", torch.device("cpu"))
     assert all(torch.equal(value, loaded.official_state()[name]) for name, value in restorer.official_state().items())
     code, _ = run(*command, "--osediff", tmp_path / "osediff.pkl")
@@ -146,6 +152,8 @@ def test_an_import_leaves_nothing_where_one_of_its_files_is_bad(tmp_path: Path) 
     assert not list((tmp_path / "models").iterdir())
     assert run(*command) == (0, [str(tmp_path / "models/denoiser")])
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["denoiser"]
+    refused = run(*command[:-1], 500)
+    assert refused == (2, ["error: --size 500: autoencoder and UNet halve it six times; choose a multiple of 64"])
     before = (tmp_path / "models/denoiser/unet/config.json").stat().st_mtime_ns
     said = f"error: {tmp_path / 'models/denoiser'}: is there already; remove it, or name another --out"
     assert run(*command) == (2, [said])

@@ -235,6 +235,11 @@ def test_vit_h_14_is_loaded_from_a_file_of_the_real_shapes(tmp_path: Path) -> No
     assert [name for name, value in loaded.items() if not torch.equal(value, state[name].float())] == []
 
 
+def test_a_text_tower_of_a_model_hub_is_refused_before_it_is_asked_for() -> None:
+    with pytest.raises(UserError, match=r"frm\.reward\.architecture: its text tower comes from a model hub"):
+        open_clip_config("xlm-roberta-base-ViT-B-32", "frm.reward")
+
+
 def test_unknown_architectures_are_named() -> None:
     with pytest.raises(UserError, match="no model `ViT-Q-14`"):
         open_clip_config("ViT-Q-14")
