@@ -76,7 +76,7 @@ class Inputs:
 def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
     """The template's context. Raises UserError naming the file that is missing or broken, and the stage to rerun."""
     benchmark = read_json(inputs.metrics / "benchmark.json")
-    frm = read_json(inputs.metrics / "frm.json")
+    frm, svm = read_json(inputs.metrics / "frm.json"), read_json(inputs.metrics / "svm.json")
     dataset = next(iter(benchmark["scores"]))
     scores = tables.read_frame(tables.SCORES, inputs.scores)
     scores = scores[scores["dataset"] == dataset]
@@ -104,9 +104,14 @@ def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
             "labels": text.label_sentence(kinds, annotators),
         },
         "doubt": {"mark": text.DOUBT, "note": text.DOUBT_NOTE},
-        "simulated": "simulated" in kinds,
+        "simulated": {
+            "votes": "simulated" in kinds,
+            "rewards": any("simulated" in behind for behind in benchmark.get("labels", {}).values()),
+            "svm": svm.get("labels") != "human",
+        },
         "tiles": tiles(benchmark, dataset, params.headline),
-        "headline_count": sum(name in benchmark["metrics"] for name in params.headline),
+        "headline_count": max(1, sum(name in benchmark["metrics"] for name in params.headline)),
+        "limit": shown.LIMIT,
         "columns": shown.columns(benchmark),
         "rows": shown.rows(benchmark, dataset, ("base", shown.FULL)),
         "impostor": {m: {k: text.value_text(e[k]) for k in ("mean", "p5")} for m, e in benchmark["impostor"].items()},
@@ -126,7 +131,7 @@ def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
         "base_plots": curves.plots(sorted(inputs.plots.glob("base*.csv"))),
         "frm": evidence.reward_model(frm, read_json(inputs.metrics / "frm_learning.json")),
         "frm_plots": curves.evidence_plots(sorted(inputs.plots.glob("frm_*.csv"))),
-        "svm": evidence.svm(read_json(inputs.metrics / "svm.json")),
+        "svm": evidence.svm(svm),
         "svm_plots": curves.evidence_plots(sorted(inputs.plots.glob("svm_*.csv"))),
         "degradations": degradations(inputs),
         "provenance": sources(inputs, benchmark),

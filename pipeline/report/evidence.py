@@ -21,7 +21,11 @@ HARMS = {
     "pattern": "covered by a fine pattern",
     "identity_swap": "given another person’s inner face",
 }
-ANCHORS = {"hq": "the original", "smooth": "the restoration to the over-smoothed", "sharp": "… to the over-sharpened"}
+ANCHORS = {  # with what a pair's other side is
+    "hq": "the original, and anything",
+    "smooth": "an over-smoothed picture, and a restoration",
+    "sharp": "an over-sharpened picture, and a restoration",
+}
 
 Row = tuple[str, float, float | None, float | None]
 
@@ -50,7 +54,7 @@ def witness_sentence(benchmark: Mapping[str, Any], dataset: str, frm: Mapping[st
         for name, one in judge.get("robustness", {}).items()
         if one["reward"][-1] >= one["reward"][0]
     ]
-    said = f"The held-out reward is right on {share(judge['headline']['accuracy'])} of unanimous pairs"
+    said = f"The held-out reward is right on {_accuracy(judge['headline'])} of unanimous pairs"
     if rises:
         said += f" and gives originals no less when they are {listed(rises, 'or')}"
     lq, hq = (signed(entry["mean"]) for entry in known.values() if entry)
@@ -118,6 +122,8 @@ def _frm_lead(content: Mapping[str, Any]) -> str:
         said = f"The FRM is not shown to be better than {listed(unbeaten)}. {said}"
     if beaten:
         said += f" That is more than {listed(beaten)} reaches."
+    if not headline.get("enough_pairs", True):
+        said = f"Too few pairs to be evidence. {said}"
     return said
 
 
@@ -137,10 +143,9 @@ def _accuracies(content: Mapping[str, Any], models: Mapping[str, Mapping[str, An
 def _anchors(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     names = [name for name in ANCHORS if any(name in entry.get("anchors", {}) for entry in models.values())]
     rows = [
-        (f"prefers {ANCHORS[name]}", [_share_of(entry.get("anchors", {}).get(name)) for entry in models.values()])
-        for name in names
+        (ANCHORS[name], [_share_of(entry.get("anchors", {}).get(name)) for entry in models.values()]) for name in names
     ]
-    return _table("Pairs with a known answer", models, rows)
+    return _table("Pairs with an anchor: agreement with the annotators", models, rows)
 
 
 def _margins(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -182,7 +187,7 @@ def _damage(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
             cells.append((said, "" if one["monotone"] else "worse"))
         rows.append((name.replace("_", " "), cells))
     title = (
-        "Does the reward fall as damage grows? (All but the identity swap are kinds that frm.training.damage trains on)"
+        "Does the reward fall as damage grows? (All but the identity swap are kinds that frm.training.damage may add)"
     )
     return _table(title, models, rows)
 
@@ -208,6 +213,9 @@ def _learning_lead(content: Mapping[str, Any]) -> str:
     low, high = last["gain"]["ci95"]
     worth = "raise" if low > 0 else "lower" if high < 0 else "do not measurably change"
     by = f" ({_points(last['gain']['mean'])} points, {_points(low)} to {_points(high)})"
+    if len(content["shares"]) == 1:
+        reached = share(last["votes"]["accuracy"])
+        return f"At {content['steps']:,} steps votes alone take it to {reached}; the SVM’s labels {worth} that{by}."
     return (
         f"From {share(first['share'])} to {share(last['share'])} of the labelled faces, votes alone take it from "
         f"{share(first['votes']['accuracy'])} to {share(last['votes']['accuracy'])}; the SVM’s labels {worth} that{by}."

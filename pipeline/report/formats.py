@@ -18,10 +18,9 @@ from pipeline.report.text import (
     comparison_label,
     difference,
     doubt,
-    model_label,
     p_text,
-    percent,
     range_text,
+    relative,
     restorer_label,
     share,
     signed,
@@ -125,7 +124,7 @@ def comparison_table(benchmark: Mapping[str, Any], dataset: str) -> Table:
                             head,
                             delta,
                             interval,
-                            percent(entry["relative"]),
+                            relative(column["name"], entry),
                             p_text(entry["p_holm"]) + doubt(entry),
                             VERDICTS[verdict(entry)],
                         ]
@@ -194,12 +193,13 @@ def win_rate_table(benchmark: Mapping[str, Any]) -> Table:
             for model, entry in sorted(one["models"].items(), key=lambda item: -item[1]["strength"]):
                 strength = f"{signed(entry['strength'])} [{range_text(entry['ci95'])}]"
                 label = further.judge_label(benchmark, judge, one)
-                table.append([dataset, label, model_label(model), share(entry["win_rate"]), strength])
+                name = further.ranked_label(benchmark, dataset, model)
+                table.append([dataset, label, name, share(entry["win_rate"]), strength])
     return table
 
 
 def win_rate_records(benchmark: Mapping[str, Any]) -> Table:
-    """One row a judge and model; `comparisons` and `ties` are the judge's in all."""
+    """One row a judge and model; `comparisons` and `ties` are the judge's in all, `n` people or faces."""
     table = ["dataset judge model win_rate strength lo hi comparisons ties n roles labels".split()]
     for dataset, judges in benchmark.get("bradley_terry", {}).items():
         for judge, one in judges.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.report import charts, tables
@@ -12,11 +12,12 @@ from pipeline.report.text import (
     comparison_label,
     difference,
     doubt,
+    is_lone,
     mean_and_range,
     model_label,
     p_text,
-    percent,
     plus_minus,
+    relative,
     restorer_label,
     share,
     signed,
@@ -43,7 +44,7 @@ def gather(benchmark: Mapping[str, Any], dataset: str) -> list[Part]:
     return [part for part in parts if part["rows"]]
 
 
-def frechet(content: Mapping[str, Any], dataset: str) -> list[Part]:
+def frechet(content: Mapping[str, Any], dataset: str, title: str = "Fréchet distance of whole sets") -> list[Part]:
     """One table for all Fréchet distances: model × distance, below it what sampling alone gives."""
     entries: Mapping[str, Any] = content.get(dataset, {})
     if not entries:
@@ -54,18 +55,24 @@ def frechet(content: Mapping[str, Any], dataset: str) -> list[Part]:
     rows: list[tuple[str, list[str]]] = []
     for restorer, variant in sorted(models, key=_order):
         found = [one["scores"].get(restorer, {}).get(variant) for one in entries.values()]
-        rows.append((_model(restorer, variant), [value_text(one["value"]) if one else "–" for one in found]))
+        label = _model(restorer, variant, [v for name, v in models if name == restorer])
+        rows.append((label, [value_text(one["value"]) if one else "–" for one in found]))
     floors = [one.get("floor") for one in entries.values()]
     if any(floor is not None for floor in floors):
-        half = min(one["n_reference"] for one in entries.values()) // 2
+        half = min(one["n_reference"] for one in entries.values() if one.get("floor") is not None) // 2
         label = f"two random halves of the originals (n = {half} each, so no yardstick for the rows above)"
         rows.append((label, [_or_dash(floor) for floor in floors]))
     notes = dict.fromkeys(
-        f"{one['label']}: {one['features']}, against {one['against']} (n = {one['n_reference']}). {one['note']}".strip()
+        f"{one['label']}: {one['features']}, against {one['against']}{_n(one['n_reference'])}. {one['note']}".strip()
         for one in entries.values()
     )
     head = [f"{one['label']} ↓{_roles(one)}{_protocols(one)}" for one in entries.values()]
-    return [_part("Fréchet distance of whole sets", " ".join(notes), head, rows)]
+    return [_part(title, " ".join(notes), head, rows)]
+
+
+def _n(count: int) -> str:
+    """Nothing of published statistics, which say not of how many images they are."""
+    return f" (n = {count})" if count else ""
 
 
 def labels(benchmark: Mapping[str, Any], name: str) -> str:
@@ -87,15 +94,15 @@ def win_rates(benchmark: Mapping[str, Any]) -> list[Part]:
     parts = []
     for dataset, judges in benchmark.get("bradley_terry", {}).items():
         for judge, one in judges.items():
-            models = sorted(one["models"].items(), key=lambda item: -item[1]["strength"])
-            rows = [
-                (model_label(model), [share(entry["win_rate"]), signed(entry["strength"])]) for model, entry in models
-            ]
-            bars = [(model_label(model), entry["strength"], *entry["ci95"]) for model, entry in models]
+            ranked = sorted(one["models"].items(), key=lambda item: -item[1]["strength"])
+            models = [(ranked_label(benchmark, dataset, model), entry) for model, entry in ranked]
+            rows = [(name, [share(entry["win_rate"]), signed(entry["strength"])]) for name, entry in models]
+            bars = [(name, entry["strength"], *entry["ci95"]) for name, entry in models]
             label = one.get("label", judge)
+            people = f" (of {one['n']:,} people)" if one["n"] != one["faces"] else ""
             intro = (
-                f"{one['comparisons']:,} comparisons on {one['n']:,} faces of {dataset}, {one['ties']:,} ties"
-                f"{_left_out(one)}. "
+                f"{one['comparisons']:,} comparisons on {one['faces']:,} faces{people} of {dataset}, "
+                f"{one['ties']:,} ties{_left_out(one)}. "
                 "Strength in logits: a difference of d means odds of e to the d of being preferred; 95 % intervals."
             )
             part = _part(f"Who wins, judged by: {label}", intro, ["expected share of wins", "strength"], rows)
@@ -103,6 +110,13 @@ def win_rates(benchmark: Mapping[str, Any]) -> list[Part]:
             simulated = "simulated" in labels(benchmark, judge)
             parts.append(part | {"chart": chart, "roles": _role_list(one), "simulated": simulated})
     return parts
+
+
+def ranked_label(benchmark: Mapping[str, Any], dataset: str, model: str) -> str:
+    """A model's label where models are ranked."""
+    restorer = model.partition("/")[0]
+    lone = is_lone(benchmark["scores"].get(dataset, {}).get(restorer, {}))
+    return restorer_label(restorer) if lone else model_label(model)
 
 
 def _left_out(one: Mapping[str, Any]) -> str:
@@ -125,7 +139,7 @@ def diversity(content: Mapping[str, Any], dataset: str, title: str = "Diversity 
         for variant in sorted(variants, key=lambda name: _order((restorer, name))):
             entry = variants[variant]
             against = "{} ({})".format(*difference(delta)) if delta and variant == "refl" else "–"
-            rows.append((_model(restorer, variant), [*mean_and_range(entry), against]))
+            rows.append((_model(restorer, variant, list(variants)), [*mean_and_range(entry), against]))
     intro = f"{one['label']} between {one['samples']} restorations of each of {one['n']} faces: more is more diverse."
     part = _part(title, intro, ["mean ↑", "95 % interval", "ReFL − base (95 %)"], rows)
     return [part | {"roles": _role_list(one)}]
@@ -180,7 +194,7 @@ def datasets(benchmark: Mapping[str, Any], first: str) -> list[Part]:
         said += [f"Absent: {metric} ({reason})." for metric, reason in about.get("absent", {}).items()]
         head = [f"{c['label']} {c['arrow']}{tables.about(c, labels(benchmark, c['name']))}" for c in columns]
         parts.append(_part(f"Dataset {name}", " ".join(said), head, rows) | {"file": f"means-{name}"})
-        parts += frechet(benchmark.get("frechet", {}), name)
+        parts += frechet(benchmark.get("frechet", {}), name, f"Fréchet distance of whole sets, {name}")
         parts += differences(benchmark, name)
         parts += diversity(benchmark.get("diversity", {}), name, f"Diversity across seeds, {name}")
     return parts
@@ -195,7 +209,8 @@ def differences(benchmark: Mapping[str, Any], dataset: str) -> list[Part]:
                 if entry := metrics.get(column["name"]):
                     about = tables.about(column, labels(benchmark, column["name"]))
                     label = f"{restorer_label(restorer)} · {comparison_label(comparison)} · {column['label']}{about}"
-                    cells = [*difference(entry), percent(entry["relative"]), p_text(entry["p_holm"]) + doubt(entry)]
+                    share_of = relative(column["name"], entry)
+                    cells = [*difference(entry), share_of, p_text(entry["p_holm"]) + doubt(entry)]
                     rows.append((label, [*cells, VERDICTS[verdict(entry)]]))
     head = ["difference", "95 % interval", "relative", "p (Holm)", "verdict"]
     part = _part(f"Paired differences, {dataset}", "On the same faces.", head, rows)
@@ -216,12 +231,9 @@ def _order(model: tuple[str, str]) -> tuple[int, str, int, str]:
     return {"lq": 0, "hq": 2}.get(restorer, 1), restorer, *tables.variant_rank(variant)
 
 
-def _model(restorer: str, variant: str) -> str:
-    return (
-        restorer_label(restorer)
-        if restorer in ("lq", "hq")
-        else f"{restorer_label(restorer)} · {variant_label(variant)}"
-    )
+def _model(restorer: str, variant: str, variants: Sequence[str]) -> str:
+    label = restorer_label(restorer)
+    return label if is_lone(variants) else f"{label} · {variant_label(variant)}"
 
 
 def _role_list(entry: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -15,10 +15,11 @@ from pipeline.report.text import (
     comparison_label,
     difference,
     doubt,
+    is_lone,
     model_label,
     p_text,
-    percent,
     range_text,
+    relative,
     restorer_label,
     value_text,
     variant_label,
@@ -105,7 +106,7 @@ def rows(benchmark: Mapping[str, Any], dataset: str, only: Iterable[str] = ()) -
         names = [v for v in variants(benchmark, dataset, restorer) if not wanted or v in wanted]
         for place, variant in enumerate(names):
             # one folder of results, or an input: no variants to tell apart
-            model = restorer if list(scores[restorer]) == ["base"] else f"{restorer}/{variant}"
+            model = restorer if is_lone(scores[restorer]) else f"{restorer}/{variant}"
             compared = benchmark["improvement"][dataset].get(restorer, {}) if variant == FULL else {}
             judged = {metric: (verdict(entry), doubt(entry)) for metric, entry in compared.items()}
             found.append(_row(benchmark, scores[restorer][variant], model, model_label(model), place == 0, judged))
@@ -168,12 +169,13 @@ def comparisons(benchmark: Mapping[str, Any], dataset: str, scores: pd.DataFrame
                         "svg": charts.interval(*oriented, LIMIT, verdict(entry)),
                         "delta": delta,
                         "ci": interval,
-                        "relative": percent(entry["relative"]),
+                        "relative": relative(metric, entry),
                         "p": p_text(entry["p_holm"]) + doubt(entry),
                         "verdict": verdict(entry),
                     }
                 )
-            label = comparison_label(name)
+            lone = is_lone(benchmark["scores"][dataset][restorer])
+            label = "against the untouched input" if lone else comparison_label(name)
             found.append({"restorer": restorer, "name": name, "label": label, "rows": lines})
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 IDENTITY = "id_dlib"
@@ -64,6 +64,11 @@ def model_label(model: str) -> str:
     """Label of a scores-table model, e.g. `diffbir/full` → "DiffBIR · ReFL (full)"."""
     restorer, _, variant = model.partition("/")
     return f"{restorer_label(restorer)} · {variant_label(variant)}" if variant else restorer_label(restorer)
+
+
+def is_lone(variants: Iterable[str]) -> bool:
+    """Are these the variants of somebody's results, which have neither base nor ReFL? They go by their own name."""
+    return list(variants) == ["base"]
 
 
 def short_model(restorer: str, variant: str) -> str:
@@ -143,6 +148,11 @@ def share(value: float) -> str:
     return f"{value:.1%}".replace("%", f"{NBSP}%")
 
 
+def relative(metric: str, entry: Mapping[str, Any]) -> str:
+    """A difference in percent of the baseline's mean; not of rewards, whose zero means nothing."""
+    return "–" if metric.startswith("reward") else percent(entry["relative"])
+
+
 def p_text(p: float) -> str:
     """A p-value: three decimals, or a bound."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
@@ -199,8 +209,9 @@ def _identity_against_input(benchmark: Mapping[str, Any], dataset: str) -> dict[
     for restorer, entries in benchmark["comparisons"][dataset].items():
         for comparison, variant in (("base-lq", "base"), ("full-lq", "refl")):
             if entry := entries.get(comparison, {}).get(IDENTITY):
-                mean = value_text(benchmark["scores"][dataset][restorer][variant][IDENTITY]["mean"])
-                judged[verdict(entry)].append((short_model(restorer, variant) + doubt(entry), mean))
+                scores = benchmark["scores"][dataset][restorer]
+                name = restorer_label(restorer) if is_lone(scores) else short_model(restorer, variant)
+                judged[verdict(entry)].append((name + doubt(entry), value_text(scores[variant][IDENTITY]["mean"])))
     return judged
 
 
@@ -208,7 +219,9 @@ def base_sentence(benchmark: Mapping[str, Any], dataset: str, headline: Sequence
     """What ReFL changes against its base, on the headline metrics, metric by metric; the tiles have the numbers."""
     words = {"better": "better", "worse": "worse", "none": "not measurably different"}
     compared = _compared(benchmark, dataset, "full-base")
-    return _by_metric(benchmark, compared, headline, words) or "ReFL was not compared with its base."
+    if not compared:
+        return "ReFL was not compared with its base."
+    return _by_metric(benchmark, compared, headline, words) or "None of the headline’s metrics was measured."
 
 
 def reward_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:
@@ -217,7 +230,7 @@ def reward_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:
     names, compared = held_out(benchmark), _compared(benchmark, dataset, "full-no_reward")
     said = _by_metric(benchmark, compared, names, words, numbers=True)
     if not said:
-        return "What the reward itself adds was not measured: there is no control without it, or no held-out metric."
+        return "What the reward itself adds was not measured: the variant no_reward is missing, or any held-out metric."
     found = {verdict(entries[name]) for entries in compared.values() for name in names if name in entries}
     return f"Nothing measurable on held-out measures. {said}" if found == {"none"} else said
 
@@ -252,8 +265,7 @@ def diversity_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:
             if variant in means
         }
         control = f"; without the reward {changes['no_reward']}" if "no_reward" in changes else ""
-        lo, hi = entry["ci95"]
-        how = "surely less" if hi < 0 else "surely more" if lo > 0 else "not measurably different"
+        how = {"worse": "surely less", "better": "surely more", "none": "not measurably different"}[verdict(entry)]
         said[how].append(f"{restorer_label(restorer)} ({changes['refl']}{control})")
     sentence = "; ".join(f"{how} for {listed(names)}" for how, names in said.items() if names)
     return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
@@ -268,13 +280,16 @@ def hacking_sentence(benchmark: Mapping[str, Any], dataset: str, smallest_loss: 
     while the held-out one doesn't is said for itself. A loss against the base is said as well, beside what the same
     training without the reward loses.
     """
-    suspect, alone, clean, of_base = [], [], [], []
+    suspect, alone, clean, unjudged, of_base = [], [], [], [], []
     for restorer, entries in benchmark["comparisons"][dataset].items():
         controlled = OWN_REWARD in entries.get("full-no_reward", {})
         compared = entries.get("full-no_reward" if controlled else "full-base", {})
         if OWN_REWARD not in compared:
             continue
         label = restorer_label(restorer)
+        if not any(name in compared for name in _watched(benchmark)):
+            unjudged.append(label)
+            continue
         large, trifles = _lost(benchmark, compared, smallest_loss)
         rise = change(OWN_REWARD, compared[OWN_REWARD])
         if large:
@@ -305,6 +320,7 @@ def hacking_sentence(benchmark: Mapping[str, Any], dataset: str, smallest_loss: 
     said = [f"Suspected for {'; '.join(suspect)}."] if suspect else []
     said += [f"The own reward rises and the held-out one does not for {listed(alone)}."] if alone else []
     said += [f"No sign of it for {listed(clean)}."] if clean else []
+    said += [f"Not judged for {listed(unjudged)}: nothing beside the reward was measured."] if unjudged else []
     said += (
         [f"Against the base, the own reward rises and yet there is a loss: {'; '.join(of_base)}."] if of_base else []
     )
@@ -317,10 +333,13 @@ def _lost(
     """The watched measures that surely get worse while the own reward surely rises: large losses, and trifles."""
     if not compared.get(OWN_REWARD, {}).get("better"):
         return [], []
-    watched = dict.fromkeys((*held_out(benchmark), *WATCHED))
-    lost = [name for name in watched if name in compared and compared[name]["worse"]]
+    lost = [name for name in _watched(benchmark) if name in compared and compared[name]["worse"]]
     large = [n for n in lost if n.startswith("reward") or abs(compared[n]["relative"]) >= smallest_loss]
     return large, [name for name in lost if name not in large]
+
+
+def _watched(benchmark: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys((*held_out(benchmark), *WATCHED)))
 
 
 def _unshared(compared: Mapping[str, Any]) -> bool:

@@ -150,7 +150,7 @@ def further() -> dict[str, Any]:
         m: {"strength": 0.5 - k / 4, "ci95": [0.4 - k / 4, 0.6 - k / 4], "win_rate": 0.7 - k / 12}
         for k, m in enumerate(names)
     }
-    judge = {"n": 24, "comparisons": 504, "ties": 3, "models": strengths, "wins": {}}
+    judge = {"n": 24, "faces": 24, "comparisons": 504, "ties": 3, "models": strengths, "wins": {}}
     return {
         "frechet": {
             "test": {
@@ -170,7 +170,10 @@ def further() -> dict[str, Any]:
             "test": {
                 **{"metric": "stlpips_vgg", "label": "ST-LPIPS (VGG)", "samples": 3, "n": 24, **made_by},
                 "scores": {r: {"base": interval, "refl": interval} for r in RESTORERS},
-                "improvement": {"diffbir": {"delta": -0.0421, "ci95": [-0.0512, -0.0333], "p": 0.001, "n": 24}},
+                "improvement": {
+                    "diffbir": {"delta": -0.0421, "ci95": [-0.0512, -0.0333], "p": 0.001, "n": 24}
+                    | {"better": False, "worse": True}
+                },
             }
         },
         "bradley_terry": {

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import tables
 from pipeline.params import UserError
-from pipeline.report import formats
+from pipeline.report import formats, further
 from pipeline.report.content import Inputs, downloads, gather
 from pipeline.report.params import ReportParams
 from pipeline.report.provenance import dvc_md5
@@ -353,3 +353,30 @@ def test_shares_of_better_faces_and_counts_of_kernels_are_those_of_the_tables(ru
     kinds = tables.read_frame(tables.DEGRADED, run / "data/degraded")["blur_kind"].value_counts()
     said = re.search(r"blur kernels: ([^.]*)\.", page).group(1)
     assert {kind: int(count) for count, kind in re.findall(r"(\d+) (\w+)", said)} == kinds.to_dict()
+
+
+def test_somebodys_results_go_by_their_own_name_everywhere(page):
+    assert "codeformer: against the untouched input" in page
+    assert not re.search(r"codeformer(?: ·)? [Bb]ase", page)
+
+
+def test_fid_against_published_statistics_claims_no_number_of_images_and_the_floor_is_of_the_originals():
+    shared = {"features": "Inception", "dims": 2048, "roles": [], "protocols": ["standard"], "note": ""}
+    own = shared | {"label": "FID", "against": "the originals", "n_reference": 24, "floor": 3.0}
+    published = shared | {"label": "FID (VQFR)", "against": "FFHQ-512 statistics", "n_reference": 0, "floor": None}
+    scores = {"scores": {"lq": {"base": {"value": 9.0, "n": 24}}, "mine": {"base": {"value": 5.0, "n": 24}}}}
+    found = {"Set": {"fid": own | scores, "fid_vqfr": published | scores}}
+    [part] = further.frechet(found, "Set")
+    assert [label for label, _ in part["rows"]][:2] == ["LQ input", "mine"]
+    assert part["rows"][-1] == (
+        "two random halves of the originals (n = 12 each, so no yardstick for the rows above)",
+        ["3.000", "–"],
+    )
+    assert "against FFHQ-512 statistics. " in f"{part['intro']} "
+
+
+def test_where_faces_share_people_both_are_counted():
+    models = {name: {"strength": 0.0, "ci95": [-0.1, 0.1], "win_rate": 0.5} for name in ("a/base", "lq")}
+    judge = {"n": 2, "faces": 6, "comparisons": 6, "ties": 0, "models": models}
+    [part] = further.win_rates({"bradley_terry": {"Set": {"reward_frm": judge}}, "scores": {"Set": {}}})
+    assert part["intro"].startswith("6 comparisons on 6 faces (of 2 people) of Set")
