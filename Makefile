@@ -1,6 +1,7 @@
 # make repro                       the default profile (params.yaml): .venv, then the whole DAG
 # make repro PROFILE=omi-cpu FACES=/path/to/faces
-#                                  profiles/omi-cpu.yaml in .runs/omi-cpu, a git worktree at HEAD with the same DVC cache
+#                                  profiles/omi-cpu.yaml in .runs/omi-cpu, a git worktree at HEAD with the same DVC
+#                                  cache; PROFILE=paper wants WEIGHTS=/path/to/weights, too
 # make ablation                    params.yaml with all variants of stage refl, and their benchmark and report, in
 #                                  .runs/ablation; or other VARIANTS, such as "full full_seed1 full_seed2
 #                                  no_reward no_reward_seed1 no_reward_seed2 more_base", and
