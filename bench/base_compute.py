@@ -2,7 +2,7 @@
 
 `python -m bench.base_compute` prints for each restorer what one step of its base training costs, what one of
 `more_base` does (it trains ReFL's part alone, so it is cheaper), and the base training in units of ReFL with the
-reward.
+reward. The ControlNet is counted in every step; stage base leaves it out of `control_dropout` of them.
 """
 
 from __future__ import annotations

@@ -111,6 +111,7 @@ def output_paths(source: Path, out: Path) -> dict[Path, Path]:
         photos, root = [source], source.parent
         try:
             kept = [path for path in root.iterdir() if path.suffix.lower() in SUFFIXES]
+            kept = [source, *(path for path in kept if not _is_result(path))]
         except OSError as error:
             raise UserError(f"{root}: can't be listed ({error.strerror}), so what lies there isn't known") from None
     else:

@@ -51,6 +51,9 @@ def main() -> None:
     rewards = {f"reward_{name}": load_reward(DATA / "frm" / folder, device()) for name, folder in REWARDS.items()}
     cache = ScoreCache(CACHE)
 
+    votes, pairs, candidates, faces = (DATA / name for name in ("votes", "pairs", "candidates", "faces"))
+    preferred = rankings(votes, pairs, candidates, faces, ROUNDS_FOLDER, seed, params.resamples)
+
     own = Opened(from_tables(DATA / "faces", DATA / "degraded"), {}, [], None)
     params.must_not_name(matrix)
     sources = source_names(DATA / "faces")
@@ -73,10 +76,7 @@ def main() -> None:
     tables.write(tables.SCORES, DATA / "scores", scores)
 
     whole = joined(results)
-    votes, pairs, candidates, faces = (DATA / name for name in ("votes", "pairs", "candidates", "faces"))
-    whole["bradley_terry"]["preference"] = rankings(
-        votes, pairs, candidates, faces, ROUNDS_FOLDER, seed, params.resamples
-    )
+    whole["bradley_terry"]["preference"] = preferred
     costs = {name: cost(load_restorer(one["base"], device()), own.dataset, seed) for name, one in matrix.items()}
     write_json(METRICS, whole | {"restorers": costs})
     write_text(PLOT, score_table(whole))

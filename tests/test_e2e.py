@@ -200,6 +200,7 @@ def test_a_change_reruns_its_stage_and_what_follows_only(edited: Path) -> None:
 def test_running_stages_again_gives_the_same_bytes(project: Path) -> None:
     """Fresh, without checkpoints and run-cache: same CPU, same threads, same versions, same bytes."""
     shutil.rmtree(project / ".scratch/gan")  # a finished training would be taken up again
+    assert not list((project / ".scratch/refl").glob("*"))  # nor of ReFL, which leaves none
     before = outputs(project)
     again = ["prepare", "degrade", "gan", "restore", "pairs", "label", "frm", "learning"]
     again += ["refl@diffbir-full", "refl@osediff-full"]

@@ -235,6 +235,10 @@ def test_results_may_lie_above_the_photos_and_two_never_share_a_file(tmp_path: P
     (tmp_path / "a.jpg.png").write_bytes(encode_png(photo[:64, :64]))
     with pytest.raises(UserError, match=r"the result would replace .*a\.jpg\.png"):  # somebody's picture
         restore_photos(tmp_path / "in", tmp_path, Fake(64), None, CPU, seed=0, say=lambda _: None)
+    restore_photos(tmp_path / "two/b.jpg.png", tmp_path / "two/new", Fake(64), None, CPU, seed=0, say=lambda _: None)
+    (tmp_path / "two/new/c.jpg").write_bytes(encode_png(photo[:64, :64]))
+    for _ in range(2):  # beside the photo, too, an earlier result may be replaced
+        restore_photos(tmp_path / "two/new/c.jpg", tmp_path / "two/new", Fake(64), None, CPU, 0, say=lambda _: None)
     with pytest.raises(UserError, match=r"two photos would be restored to .*b\.jpg\.png"):
         restore_photos(tmp_path / "two", tmp_path / "out", Fake(64), None, CPU, seed=0, say=lambda _: None)
     with pytest.raises(UserError, match=r"the result would replace .*a\.png"):  # another photo beside it

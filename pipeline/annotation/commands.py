@@ -127,7 +127,10 @@ def annotate(
         labels_round()
         known = rounds.read_rounds()
     for one in known:
-        _track(one)
+        try:
+            _track(one)
+        except UserError as error:  # votes can be cast all the same
+            print(f"warning: {error}", file=sys.stderr)
     if only is not None:
         if missing := sorted(set(only) - {one.round_id for one in known}):
             raise UserError(f"no round {missing[0]}; there are: {', '.join(one.round_id for one in known)}")

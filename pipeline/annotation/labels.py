@@ -95,8 +95,8 @@ def standing_votes(events: pd.DataFrame, shown: pd.DataFrame) -> tuple[pd.DataFr
 
     `shown` as `shown.as_shown` makes it: a vote that names a round is on what that round shows, and counts only where
     the pair's `rounds` have it. Votes taken back (`undone_by` names the undo) don't count. Of several votes of one
-    annotator on one pair the last counts. Skips count as seen, not as votes; one in a round that shows other pictures
-    takes no vote back.
+    annotator on one pair the last counts. Skips count as seen, not as votes; one in a round that shows other pictures,
+    or in which nobody judged the pair, takes no vote back.
     """
     unique = events.drop_duplicates()
     kept = unique[unique["undone_by"].fillna("").eq("")]

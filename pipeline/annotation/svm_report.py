@@ -45,7 +45,7 @@ class Trained:
     svm: PairSVM
     nested: dict[str, Nested]
     pairs: LabelledPairs
-    plain: NDArray[np.bool_]  # [N] pairs that are not gold: of the kind that it labels
+    plain: NDArray[np.bool_]  # [N] pairs that are not gold
     ties: int  # judged pairs without a winner, left out
     dropped: list[str]  # features that never vary
 
@@ -56,8 +56,8 @@ class Trained:
 
 
 def train_svm(features: pd.DataFrame, pairs: pd.DataFrame, labels: pd.DataFrame, params: SvmParams) -> Trained:
-    """Train on the judged fit pairs (repeats left out). Gold pairs teach, but since it labels none, they have no say in
-    when it is sure enough.
+    """Train on the judged fit pairs (repeats left out). Gold pairs teach, but they are far easier than what it is there
+    to label (annotators judge most of them anyway), so they have no say in when it is sure enough.
 
     `pairs` as `shown.as_shown` makes them, with the rows of `features` that belong to them; `labels` as
     `labels.aggregate` does. The linear kernel is kept unless RBF's nested accuracy is better by more than one standard

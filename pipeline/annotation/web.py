@@ -102,7 +102,7 @@ def create_app(store: Store, rounds: Sequence[Round], token: str | None, hosts: 
             raise HTTPException(401, "sign in first")
         # and which database its votes belong to: another project may have been started on this port meanwhile
         if request.headers.get("X-Database", store.identity) != store.identity:
-            raise HTTPException(503, "these votes belong to another database")
+            raise Unavailable("this page belongs to another votes database; reload it")
         return name
 
     Annotator = Annotated[str, Depends(who)]

@@ -67,11 +67,7 @@ def find(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
-    try:
-        paths = sorted(folder.iterdir())
-    except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}") from None
-    for path in paths:
+    for path in _inside(folder):
         if path.suffix.lower() in SUFFIXES:
             _require_utf8(path)
             if path.stem in found:
@@ -88,6 +84,13 @@ def _require_utf8(path: Path) -> None:
         raise UserError(f"{printable(str(path.parent))}: the name of {shown} is not UTF-8; rename it")
 
 
+def _inside(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: can't be listed ({error.strerror})") from None
+
+
 def _name(folder: Path) -> str:
     """What a folder is called: a link to it may give it another name, `.` none."""
     return Path(os.path.abspath(folder)).name
@@ -95,8 +98,9 @@ def _name(folder: Path) -> str:
 
 def find_samples(folder: Path) -> dict[Path, dict[str, Path]]:
     """A folder of results: its images, or, where it holds folders only, each of them as one sample of every face."""
-    if folder.is_dir() and not any(path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
-        if below := sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+    inside = _inside(folder) if folder.is_dir() else []
+    if not any(path.suffix.lower() in SUFFIXES for path in inside):
+        if below := [path for path in inside if path.is_dir() and not path.name.startswith(".")]:
             return {path: find(path) for path in below}
     return {folder: find(folder)}
 
@@ -105,7 +109,7 @@ def locate(dataset: Path) -> tuple[Path | None, Path]:
     """The HQ and LQ folders of a dataset: sub-folders `hq`/`gt` and `lq`/`input`, or the folder itself as LQ."""
     if not dataset.is_dir():
         raise UserError(f"{dataset}: no such folder")
-    below = {path.name.lower(): path for path in sorted(dataset.iterdir()) if path.is_dir()}
+    below = {path.name.lower(): path for path in _inside(dataset) if path.is_dir()}
     hq = next((below[name] for name in HQ_NAMES if name in below), None)
     lq = next((below[name] for name in LQ_NAMES if name in below), None)
     if hq and not lq:

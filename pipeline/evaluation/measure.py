@@ -151,7 +151,7 @@ def spread_of_samples(found: dict[str, Any], plan: Plan, people: NDArray[np.str_
 
 
 def _difference(values: Any, people: NDArray[np.str_] | None, plan: Plan, *parts: str) -> dict[str, Any]:
-    """Mean, interval and p of differences of which more is better; like `compare`, no verdict on FEWEST people."""
+    """Mean, interval and p of differences of which more is better; as in `compare`, FEWEST people for a verdict."""
     found = _mean(values, people, plan, *parts, mean="delta")
     counted, (lo, hi) = of_people(values, people), found["ci95"]
     enough = len(counted) >= FEWEST

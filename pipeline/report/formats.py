@@ -15,7 +15,7 @@ from pipeline.report.text import (
     DOUBT_NOTE,
     NBSP,
     VERDICTS,
-    comparison_label,
+    compared_label,
     difference,
     doubt,
     p_text,
@@ -120,7 +120,7 @@ def comparison_table(benchmark: Mapping[str, Any], dataset: str) -> Table:
                     table.append(
                         [
                             restorer_label(restorer),
-                            comparison_label(name),
+                            compared_label(name, benchmark["scores"][dataset][restorer]),
                             head,
                             delta,
                             interval,

@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline.refl.params import VARIANTS
 from pipeline.report import charts
 from pipeline.report.text import (
-    comparison_label,
+    compared_label,
     difference,
     doubt,
     is_lone,
@@ -174,8 +174,7 @@ def comparisons(benchmark: Mapping[str, Any], dataset: str, scores: pd.DataFrame
                         "verdict": verdict(entry),
                     }
                 )
-            lone = is_lone(benchmark["scores"][dataset][restorer])
-            label = "against the untouched input" if lone else comparison_label(name)
+            label = compared_label(name, benchmark["scores"][dataset][restorer])
             found.append({"restorer": restorer, "name": name, "label": label, "rows": lines})
     return found
 

@@ -86,6 +86,11 @@ def comparison_label(name: str) -> str:
     return f"{variant_label(model)} against {variant_label(baseline)}" if baseline else name
 
 
+def compared_label(name: str, variants: Iterable[str]) -> str:
+    """Label of a comparison of a restorer with these variants."""
+    return "against the untouched input" if is_lone(variants) and name == "base-lq" else comparison_label(name)
+
+
 def short_metric(label: str) -> str:
     """A metric's label as words of a sentence, e.g. "landmark distance", "held-out reward"."""
     if label.startswith("Reward ("):

@@ -133,7 +133,9 @@ def test_votes_of_another_database_wait_for_it(client: TestClient, store: Store,
     sign_in(stranger, "Ada")
     of_page = {"X-Database": store.identity}
     for sent in (event, {"kind": "undo", "event_id": str(uuid4())}):
-        assert stranger.post("/api/events", json=sent, headers=of_page).status_code == 503  # the page tries again
+        answer = stranger.post("/api/events", json=sent, headers=of_page)
+        assert answer.status_code == 503  # the page tries again
+        assert answer.json()["problem"] == "this page belongs to another votes database; reload it"
     assert f'data-database="{store.identity}"' in client.get("/").text
     assert client.post("/api/events", json=event, headers=of_page).json() == {"saved": True, "new": True}
     assert Store(str(store.engine.url)).identity == store.identity

@@ -135,6 +135,16 @@ def test_pictures_are_paired_by_name_not_by_position(work):
     assert scores == pytest.approx({name: 20 * np.log10(255 / 20) for name in NAMES if name != "0002"}, rel=1e-4)
 
 
+def test_a_folder_that_cannot_be_listed_is_named(work, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)  # root may list any folder
+    for look in (folders.find, folders.find_samples, folders.locate):
+        with pytest.raises(UserError, match=r"Set: can't be listed \(Permission denied\)"):
+            look(Path("Set"))
+
+
 def test_links_give_folders_of_one_name_names_of_their_own(work):
     for tool, name in (("near", "ours"), ("far", "theirs")):
         (work / tool).rename(work / f"{tool}-restored")

@@ -355,9 +355,12 @@ def test_shares_of_better_faces_and_counts_of_kernels_are_those_of_the_tables(ru
     assert {kind: int(count) for count, kind in re.findall(r"(\d+) (\w+)", said)} == kinds.to_dict()
 
 
-def test_somebodys_results_go_by_their_own_name_everywhere(page):
+def test_somebodys_results_go_by_their_own_name_everywhere(run, page):
     assert "codeformer: against the untouched input" in page
     assert not re.search(r"codeformer(?: ·)? [Bb]ase", page)
+    table = (run / "data/report/comparisons.md").read_text()
+    assert "| codeformer | against the untouched input |" in table
+    assert "codeformer | Base" not in table
 
 
 def test_fid_against_published_statistics_claims_no_number_of_images_and_the_floor_is_of_the_originals():
