@@ -21,12 +21,13 @@ from pipeline.refl.more_base import continued
 from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.gfpgan import GFPGAN
 from pipeline.restorers.load import load as load_restorer
-from pipeline.training import count_flops, images_of
+from pipeline.restorers.osediff import OSEDiff
+from pipeline.training import Images, count_flops, images_of
 
 BASE = Path("data/base")
 
 
-def step_flops(name: str, whole: bool) -> tuple[int, int]:
+def step_flops(name: str, whole: bool, faces: Images) -> tuple[int, int]:
     """FLOPs of one base step with its backward pass, and the steps of the recipe. `whole`: as stages base and gan train
     it, denoiser and ControlNet or U-Net and decoder together; else only what ReFL trains."""
     restorer = load_restorer(BASE / name, torch.device("cpu"))
@@ -35,7 +36,6 @@ def step_flops(name: str, whole: bool) -> tuple[int, int]:
         restorer.denoiser.unet.requires_grad_(True)
     if whole and isinstance(restorer, GFPGAN):
         restorer.requires_grad_(True)
-    faces = images_of(from_tables(Path("data/faces"), Path("data/degraded"), "val"))
     part = continued(restorer, load("base", BaseParams), load("gan", GanParams), BASE / name, faces, faces, 0)
     loss = part.loss(part.recipe)
     return count_flops(lambda: loss(0).backward()), part.recipe.steps
@@ -43,16 +43,16 @@ def step_flops(name: str, whole: bool) -> tuple[int, int]:
 
 def main() -> None:
     """Print one line for each restorer."""
-    denoiser = 0
+    denoiser, faces = 0, images_of(from_tables(Path("data/faces"), Path("data/degraded"), "val"))
     for name in value("refl.restorers"):
-        of_part, steps = step_flops(name, whole=False)
-        of_whole, _ = step_flops(name, whole=True)
+        of_part, steps = step_flops(name, whole=False, faces=faces)
+        of_whole, _ = step_flops(name, whole=True, faces=faces)
         refl = of_part * int(pd.read_csv(f"plots/refl/{name}-more_base.csv")["step"].iloc[-1])
         own = of_whole * steps
         denoiser = own if name == DiffBIR.kind else denoiser
         line = f"{name}: a base step {of_whole / 1e9:.1f} GFLOP, one of more_base {of_part / 1e9:.1f}; "
         line += f"ReFL {refl / 1e12:.1f} TFLOP, the base's {steps} steps {own / refl:.2f} times that"
-        if name == "osediff":
+        if name == OSEDiff.kind:
             line += f", with those of its denoiser {(own + denoiser) / refl:.2f} times"
         print(line)
 

@@ -22,10 +22,14 @@ UNREADABLE = (
 )
 
 
-def encode_png(image: Pixels) -> bytes:
-    """Lossless PNG bytes of an RGB uint8 array [H, W, 3]; the same pixels give the same bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(image, mode="RGB").save(buffer, format="PNG", compress_level=6)
+def encode_png(image: Pixels, software: str = "") -> bytes:
+    """Lossless PNG bytes of an RGB uint8 array [H, W, 3]; the same pixels, the same bytes. `software`: its maker."""
+    from PIL.PngImagePlugin import PngInfo
+
+    buffer, told = io.BytesIO(), PngInfo()
+    if software:
+        told.add_text("Software", software)
+    Image.fromarray(image, mode="RGB").save(buffer, format="PNG", compress_level=6, pnginfo=told)
     return buffer.getvalue()
 
 

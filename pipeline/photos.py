@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,11 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from pipeline.faces.detection import Detector, alignment, resized, warp
 from pipeline.faces.folder import image_names
-from pipeline.images import SUFFIXES, UNREADABLE, Pixels, decode, resize, to_tensor, to_uint8
+from pipeline.images import SUFFIXES, UNREADABLE, Pixels, decode, encode_png, resize, to_tensor, to_uint8
 from pipeline.params import UserError, printable
 from pipeline.runtime import write_bytes
 
@@ -86,7 +84,7 @@ def restore_photos(
                 f"{photo}: warning: a face of {size:.0f} px is more than twice the model's {restorer.native_size} px; "
                 "the restored face will look coarser than the photo around it"
             )
-        write_bytes(target, _result_png(result))
+        write_bytes(target, encode_png(result, MADE_BY))
         written.append(target)
         say(f"{photo} → {target}")
     if not written:
@@ -131,15 +129,6 @@ def output_paths(source: Path, out: Path) -> dict[Path, Path]:
     if taken := taken | {path for path in targets if path.is_file() and not _is_result(path)}:
         raise UserError(f"--out {out}: the result would replace {min(taken)}; choose another folder")
     return dict(zip(photos, targets, strict=True))
-
-
-def _result_png(image: Pixels) -> bytes:
-    """PNG bytes that say whose result they are."""
-    told = PngInfo()
-    told.add_text("Software", MADE_BY)
-    buffer = io.BytesIO()
-    Image.fromarray(image, mode="RGB").save(buffer, format="PNG", pnginfo=told)
-    return buffer.getvalue()
 
 
 def _is_result(path: Path) -> bool:

@@ -43,14 +43,6 @@ def simulated_votes(pairs: pd.DataFrame, facts: pd.DataFrame, params: LabelsPara
     return pd.DataFrame(votes, columns=list(tables.VOTES.columns))
 
 
-def heldout_annotators() -> list[str]:
-    """Whose votes teach the held-out reward alone. Raises UserError where the param is no list of names."""
-    names = value("frm.heldout.annotators")
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise UserError(f"params.yaml: frm.heldout.annotators: {names!r} is no list of names, e.g. [Ada, Ben]")
-    return names or []
-
-
 @stage
 def main() -> None:
     params, svm_params, seed = load("labels", LabelsParams), load("svm", SvmParams), value("seed")
@@ -69,7 +61,9 @@ def main() -> None:
     simulated = human.iloc[:0] if params.source == "human" else simulated_votes(pairs, facts, params, seed)
     votes = combine(params.source, simulated, human)
 
-    named = votes["annotator"].isin(heldout_annotators())
+    if not isinstance(reserving := value("frm.heldout.annotators") or [], list):
+        raise UserError(f"params.yaml: frm.heldout.annotators: {reserving!r} is no list of names, e.g. [Ada, Ben]")
+    named = votes["annotator"].isin(reserving)
     elsewhere = named | votes["annotator"].isin(params.panel("second")) & votes["annotator_kind"].eq("simulated")
     taught = votes[~elsewhere]  # the others teach only the held-out reward
     if reserved := int((named & votes["annotator_kind"].eq("human")).sum()):

@@ -15,7 +15,7 @@ from pipeline.evaluation import restoring
 from pipeline.images import Pixels
 from pipeline.metrics.catalogue import get
 from pipeline.params import UserError
-from pipeline.report import charts, curves, evidence, formats, further, provenance, text
+from pipeline.report import charts, curves, evidence, formats, further, provenance, sentences, text
 from pipeline.report import tables as shown
 from pipeline.report.params import ReportParams
 from pipeline.report.pictures import EYES, MOUTH, crop, data_uri, text_uri
@@ -93,15 +93,15 @@ def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
         "notes": params.notes,
         "n": benchmark["n"][dataset],
         "summary": {
-            "lead": text.identity_lead(benchmark, dataset),
-            "identity": text.identity_detail(benchmark, dataset),
-            "base": text.base_sentence(benchmark, dataset, params.headline),
-            "reward": text.reward_sentence(benchmark, dataset),
+            "lead": sentences.identity_lead(benchmark, dataset),
+            "identity": sentences.identity_detail(benchmark, dataset),
+            "base": sentences.base_sentence(benchmark, dataset, params.headline),
+            "reward": sentences.reward_sentence(benchmark, dataset),
             "witness": evidence.witness_sentence(benchmark, dataset, frm),
-            "training": text.training_sentence(benchmark, dataset),
-            "diversity": text.diversity_sentence(benchmark, dataset),
-            "hacking": text.hacking_sentence(benchmark, dataset, params.smallest_loss),
-            "labels": text.label_sentence(kinds, annotators),
+            "training": sentences.training_sentence(benchmark, dataset),
+            "diversity": sentences.diversity_sentence(benchmark, dataset),
+            "hacking": sentences.hacking_sentence(benchmark, dataset, params.smallest_loss),
+            "labels": sentences.label_sentence(kinds, annotators),
         },
         "doubt": {"mark": text.DOUBT, "note": text.DOUBT_NOTE},
         "simulated": {
@@ -228,8 +228,7 @@ def pictures(
 
 
 def _only(restorer: str, models: Sequence[str]) -> bool:
-    """Are these somebody's results, which have neither base nor ReFL?"""
-    return sum(one.startswith(f"{restorer}/") for one in models) == 1
+    return text.is_lone(one.partition("/")[2] for one in models if one.startswith(f"{restorer}/"))
 
 
 def _column(model: str, models: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from diffusers import ControlNetModel
 
 from pipeline import tables
 from pipeline.params import UserError, read
-from pipeline.report.text import label_sentence
+from pipeline.report.sentences import label_sentence
 from pipeline.restorers.card import Facts, card
 from pipeline.restorers.checkpoints import (
     Files,
