@@ -8,9 +8,11 @@ compare only values of equal n.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.serialization import safe_globals
 
 from pipeline.metrics import weights
 from pipeline.params import UserError
@@ -21,6 +23,10 @@ Vectors = NDArray[np.float64]
 FEATURES = {"frechet_dlib": "dlib", "fid": "inception", "fid_vqfr": "inception_legacy"}
 FFHQ = "vqfr/inception_FFHQ_512.pth"
 VQFR_IMAGES = 3000  # VQFR's script fits its Gaussian to the first 3,000 images
+# what a pickled array of floats is made of, by NumPy's old name and its new one: BasicSR's script saves arrays
+_rebuild = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+_ARRAYS: list[Any] = [np.ndarray, np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType]
+_ARRAYS += [(_rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,8 @@ def floor(vectors: Vectors, seed: int) -> float | None:
 def ffhq() -> Gaussian:
     """The Inception statistics of FFHQ at 512 px that VQFR publishes. Raises UserError for another file."""
     path = weights.HUB / FFHQ
-    content = weights.load_tensors(path)
+    with safe_globals(_ARRAYS):
+        content = weights.load_tensors(path)
     try:
         mean, covariance = (np.asarray(content[name], dtype=np.float64) for name in ("mean", "cov"))
     except (KeyError, TypeError, ValueError):

@@ -54,10 +54,15 @@ def test_published_statistics_are_checked(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(weights, "HUB", tmp_path)
     path = tmp_path / frechet.FFHQ
     path.parent.mkdir()
-    torch.save({"mean": torch.arange(3.0), "cov": torch.eye(3)}, path)
-    found = frechet.ffhq()
-    assert found.mean.tolist() == [0.0, 1.0, 2.0]
-    assert found.covariance.shape == (3, 3)
+    for whole in (
+        {"mean": np.arange(3.0), "cov": np.eye(3), "name": "FFHQ"},  # as BasicSR's script saves them
+        {"mean": np.arange(3, dtype=np.float32), "cov": np.eye(3, dtype=np.float32)},
+        {"mean": torch.arange(3.0), "cov": torch.eye(3)},
+    ):
+        torch.save(whole, path, _use_new_zipfile_serialization=False)
+        found = frechet.ffhq()
+        assert found.mean.tolist() == [0.0, 1.0, 2.0]
+        assert np.array_equal(found.covariance, np.eye(3))
     torch.save({"mean": torch.arange(3.0)}, path)
     with pytest.raises(UserError, match="expected Inception statistics"):
         frechet.ffhq()
