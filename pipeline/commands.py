@@ -1,4 +1,4 @@
-"""The commands that people use outside the DAG and outside a project; pipeline/cli.py mounts them."""
+"""`diffusionreward restore`: the faces of anybody's photos, outside the DAG and outside a project."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from pipeline.params import UserError
 from pipeline.photos import Finder, restore_photos
 from pipeline.restorers.load import load as load_restorer
 from pipeline.runtime import Device, RuntimeParams, configure, device, one_line_errors, require_writable
-
-CONFIG = "restorer.json"  # what every saved restorer has
 
 
 @one_line_errors
@@ -37,13 +35,11 @@ def restore(
     """Find the faces of your photos, restore them with a trained restorer, and paste them back softly."""
     if detector == "facexlib" and weights is None:
         raise UserError("--detector facexlib needs --weights, the path of detection_Resnet50_Final.pth")
-    if not (model / CONFIG).is_file():
-        raise UserError(f"{model / CONFIG}: missing; train one by `make repro`, or name a saved restorer with --model")
     require_writable(out, "--out")
     configure(RuntimeParams(device=on))
     where = device(on)
-    finder = None if aligned else Finder(load_detector(detector, str(weights or ""), detection_size), min_score)
     restorer = load_restorer(model, where)
+    finder = None if aligned else Finder(load_detector(detector, str(weights or ""), detection_size), min_score)
     try:
         restore_photos(photos, out, restorer, finder, where, seed)
     except OSError as error:

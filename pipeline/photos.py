@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -20,22 +19,13 @@ from pipeline.faces.detection import Detector, alignment, resized, warp
 from pipeline.faces.folder import image_names
 from pipeline.images import SUFFIXES, UNREADABLE, Pixels, decode, encode_png, resize, to_tensor, to_uint8
 from pipeline.params import UserError, printable
+from pipeline.restorers.protocol import Restores
 from pipeline.runtime import write_bytes
 
 MADE_BY = "DiffusionReward"  # in each result: what an earlier run made may be replaced, nothing else
 FEATHER = 0.12  # of the aligned face's side: where the pasted face fades into the photo
 AT_ONCE = 4  # faces in the model's memory: a group photo may show dozens; one at a time where that is too much
 TOO_LARGE = 2.0  # times the native size: beyond, the restored face is visibly coarser than the photo around it
-
-
-class Restores(Protocol):
-    """What is needed of a restorer."""
-
-    native_size: int
-
-    def restore(self, lq: torch.Tensor, captions: Sequence[str], ids: Sequence[str], seed: int) -> torch.Tensor:
-        """[N, 3, S, S] in [-1, 1] → the same shape and range, S = `native_size`."""
-        ...
 
 
 @dataclass(frozen=True)

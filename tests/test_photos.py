@@ -258,7 +258,7 @@ def test_noise_follows_the_photo_not_its_place(tmp_path: Path, photo: Pixels) ->
 @pytest.mark.parametrize(
     ("content", "out", "said"),
     [
-        (None, "out", "missing; train one by `make repro`, or name a saved restorer with --model"),
+        (None, "out", "missing; train one by `make repro`, or name another saved restorer"),
         ("{", "out", "damaged, or no restorer's"),
         ("{}", "out", "damaged, or no restorer's"),
         ("{}", "a_file", "can't be written into (File exists); name another folder"),

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from pipeline.base.fit import flattening
 from pipeline.evaluation.dataset import Dataset
-from pipeline.images import Pixels, to_tensor, to_uint8
+from pipeline.images import Pixels, to_tensor
 from pipeline.metrics.identity import distance, embed, impostors
 from pipeline.metrics.landmarks import landmarks_68, lmd
 from pipeline.metrics.perceptual import PerceptualDistance
+from pipeline.restorers.batches import restore_all
 from pipeline.restorers.protocol import Restorer
 
 Rows = list[dict[str, Any]]
@@ -39,31 +39,20 @@ class Likeness:
         }
 
 
-def restore(
-    restorer: Restorer, lq: torch.Tensor, captions: Sequence[str], ids: Sequence[str], seed: int, batch: int
-) -> list[Pixels]:
-    """Restored uint8 images of LQs [N, 3, H, W] in [-1, 1], `batch` at a time, at the restorer's own settings."""
-    parts = []
-    for start in range(0, len(ids), batch):
-        part = slice(start, start + batch)
-        parts.append(to_uint8(restorer.restore(lq[part], list(captions[part]), list(ids[part]), seed)))
-    return list(np.concatenate(parts))
-
-
 def measure(
     restorers: Mapping[str, Restorer], curve: Rows, val: Dataset, seed: int, device: torch.device, batch: int
 ) -> dict[str, Any]:
     """Validation figures of each restorer beside the LQ's and the chance level of identity (`impostor`); `flattening`
     of those that have rows in `curve`."""
     assert val.hq is not None
-    likeness, lq = Likeness(val.hq, device, batch), to_tensor(val.lq)
+    likeness = Likeness(val.hq, device, batch)
     metrics: dict[str, Any] = {
         "val": {"lq": likeness(val.lq)},
         "impostor": {"id_dlib": impostors(likeness.identity, val.people)},
         "flattening": {},
     }
     for name, restorer in restorers.items():
-        metrics["val"][name] = likeness(restore(restorer, lq, val.captions, val.ids, seed, batch))
+        metrics["val"][name] = likeness(list(restore_all(restorer, val.lq, val.ids, seed, batch)))
         if rows := [row for row in curve if row["restorer"] == name]:
             metrics["flattening"][name] = flattening(rows)
     return metrics

@@ -16,7 +16,7 @@ from pipeline.restorers.checkpoints import Files, Settings, import_weights
 from pipeline.restorers.denoiser import load_denoiser
 from pipeline.restorers.diffbir import load_diffbir
 from pipeline.restorers.osediff import load_osediff
-from pipeline.restorers.protocol import Restorer
+from pipeline.restorers.protocol import CONFIG, Restorer
 from pipeline.training import images_of
 
 
@@ -58,4 +58,4 @@ def official_files(weights: WeightParams) -> Files:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "restorer.json").read_text(encoding="utf-8")))
+    return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))

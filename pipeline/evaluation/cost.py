@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.evaluation.dataset import Dataset
-from pipeline.evaluation.restoring import Restores
 from pipeline.images import to_tensor
+from pipeline.restorers.protocol import Restores
 
 
 def cost(restorer: Restores, dataset: Dataset, seed: int) -> dict[str, Any]:
@@ -23,6 +23,6 @@ def cost(restorer: Restores, dataset: Dataset, seed: int) -> dict[str, Any]:
     """
     lq = to_tensor([dataset.lq[0]])
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        restorer.restore(lq, [dataset.captions[0]], [dataset.ids[0]], seed)
+        restorer.restore(lq, [""], [dataset.ids[0]], seed)
     params = sum(one.numel() for one in restorer.parameters()) if isinstance(restorer, nn.Module) else None
     return {"params": params, "flops": counter.get_total_flops() or None, "flops_batch": 1, "size": dataset.size}

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
-import torch
 
 from pipeline import tables
 from pipeline.evaluation.dataset import Dataset, aligned
-from pipeline.images import Pixels, encode_png, to_tensor, to_uint8
-from pipeline.runtime import progress, stable_seed
+from pipeline.images import Pixels, encode_png
+from pipeline.restorers.batches import restore_all
+from pipeline.restorers.protocol import Restores
+from pipeline.runtime import stable_seed
 from pipeline.tables import IMAGE, Table
 
 RESTORED = Table(
@@ -32,14 +33,6 @@ RESTORED = Table(
 Faces = dict[str, Pixels]  # by face id
 
 
-class Restores(Protocol):
-    """What the benchmark needs of a restorer."""
-
-    def restore(self, lq: torch.Tensor, captions: list[str], ids: list[str], seed: int) -> torch.Tensor:
-        """[N, 3, H, W] in [-1, 1] → the same shape and range."""
-        ...
-
-
 def restore(
     dataset: Dataset, restorer: Restores, model: str, samples: int, batch_size: int, seed: int
 ) -> Iterator[dict[str, Any]]:
@@ -47,18 +40,12 @@ def restore(
 
     Sample k has the same seed for every model, so that models are compared on the same noise.
     """
-    starts = range(0, len(dataset.ids), batch_size)
     for sample in range(samples):
-        sample_seed = stable_seed(seed, "benchmark", sample)
-        for start in progress(starts, f"restore {model}"):
-            part = slice(start, start + batch_size)
-            ids = list(dataset.ids[part])
-            lq = to_tensor(dataset.lq[part])
-            with torch.no_grad():
-                output = restorer.restore(lq, list(dataset.captions[part]), ids, sample_seed)
-            for face_id, image in zip(ids, to_uint8(output), strict=True):
-                cell = tables.image_cell(encode_png(image), f"{model.replace('/', '-')}-{face_id}-{sample}")
-                yield {"model": model, "face_id": face_id, "sample": sample, "seed": sample_seed, "image": cell}
+        drawn = stable_seed(seed, "benchmark", sample)
+        images = restore_all(restorer, dataset.lq, dataset.ids, drawn, batch_size, f"restore {model}")
+        for face_id, image in zip(dataset.ids, images, strict=True):
+            cell = tables.image_cell(encode_png(image), f"{model.replace('/', '-')}-{face_id}-{sample}")
+            yield {"model": model, "face_id": face_id, "sample": sample, "seed": drawn, "image": cell}
 
 
 def keep(

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.base.measure import Likeness, restore
-from pipeline.images import Pixels, to_tensor, to_uint8
+from pipeline.base.measure import Likeness
+from pipeline.images import Pixels
 from pipeline.metrics.identity import impostors
+from pipeline.restorers.batches import restore_all
 from pipeline.restorers.protocol import Restorer
 from pipeline.reward.model import FaceRewardModel
 from pipeline.training import Images
@@ -37,8 +38,7 @@ class Watcher:
         pictures: int = 0,
     ) -> None:  # fmt: skip
         self.ids, self.captions = images.ids[:count], images.captions[:count]
-        self.lq = to_tensor(images.lq[:count].numpy())
-        self.hq = list(images.hq[:count].numpy())
+        self.lq, self.hq = (list(side[:count].numpy()) for side in (images.lq, images.hq))
         self.rewards, self.device = {"val_reward": frm, "val_reward_heldout": heldout}, frm.device
         self.seed, self.batch, self.pictures = seed, batch, pictures
         self.likeness = Likeness(self.hq, frm.device, batch)
@@ -48,7 +48,7 @@ class Watcher:
 
     def restore(self, restorer: Restorer) -> list[np.ndarray]:
         """Restored uint8 images at the restorer's own settings."""
-        return restore(restorer, self.lq, self.captions, self.ids, self.seed, self.batch)
+        return list(restore_all(restorer, self.lq, self.ids, self.seed, self.batch))
 
     @torch.no_grad()
     def __call__(self, restorer: Restorer) -> Evaluation:
@@ -56,7 +56,7 @@ class Watcher:
         restored = self.restore(restorer)
         likeness = self.likeness(restored)
         figures = self._rewards_of(restored) | self.of_hq | {f"val_{name}": likeness[name] for name in WATCHED}
-        rows = [list(side[: self.pictures]) for side in (to_uint8(self.lq), restored, self.hq)]
+        rows = [list(side[: self.pictures]) for side in (self.lq, restored, self.hq)]
         return Evaluation(figures, np.vstack([np.hstack(row) for row in rows]) if self.pictures else None)
 
     def _rewards_of(self, images: Sequence[np.ndarray]) -> dict[str, float]:

@@ -12,12 +12,14 @@ import torch
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.evaluation.dataset import Dataset
-from pipeline.images import Pixels, encode_png, to_tensor, to_uint8
+from pipeline.images import Pixels, encode_png
 from pipeline.params import Params
+from pipeline.restorers.batches import restore_all
 from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.external import External, source_names
-from pipeline.restorers.load import BaseRestorer, load
-from pipeline.runtime import progress, stable_seed
+from pipeline.restorers.load import load
+from pipeline.restorers.protocol import Restores
+from pipeline.runtime import stable_seed
 from pipeline.tables import image_cell
 
 ANCHORS = ("hq", "smooth", "sharp")
@@ -84,10 +86,13 @@ def candidates(
     external = {name: External(Path(folder), dataset, sources) for name, folder in folders.items()}
     first: Mapping[str, Pixels] = {}
     for name, setting in params.settings.items():
-        restorer = external.get(name) or load(restorers / setting.restorer, device)
+        restorer: Restores = external.get(name) or load(restorers / setting.restorer, device)
         for sample in range(setting.samples):
             drawn = stable_seed(seed, "restore", name, sample)
-            restored = _restore_all(restorer, dataset, params.batch_size, drawn, setting.overrides(), name)
+            images = restore_all(
+                restorer, dataset.lq, dataset.ids, drawn, params.batch_size, f"restore {name}", **setting.overrides()
+            )
+            restored = dict(zip(dataset.ids, images, strict=True))
             first = first or restored
             for face_id, image in restored.items():
                 yield _row(face_id, name, False, sample, drawn, image)
@@ -95,19 +100,6 @@ def candidates(
         yield _row(face_id, "hq", True, 0, 0, hq)
         yield _row(face_id, "smooth", True, 0, 0, smooth(first[face_id], params.anchors.smooth_sigma))
         yield _row(face_id, "sharp", True, 0, 0, sharpen(first[face_id], params.anchors.sharpen_amount))
-
-
-def _restore_all(
-    restorer: External | BaseRestorer, dataset: Dataset, batch: int, seed: int, overrides: dict[str, float], name: str
-) -> dict[str, Pixels]:
-    restored: dict[str, Pixels] = {}
-    for start in progress(range(0, len(dataset.ids), batch), f"restore {name}"):
-        part = slice(start, start + batch)
-        lq = to_tensor(dataset.lq[part])
-        ids = dataset.ids[part]
-        images = to_uint8(restorer.restore(lq, list(dataset.captions[part]), list(ids), seed, **overrides))
-        restored |= dict(zip(ids, images, strict=True))
-    return restored
 
 
 def _row(face_id: str, name: str, anchor: bool, sample: int, seed: int, image: Pixels) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def import_(
         raise UserError("--stable-diffusion: missing; DiffBIR and OSEDiff are made of it (--gfpgan alone needs none)")
     wanted = {"denoiser": stable_diffusion, DiffBIR.kind: diffbir, OSEDiff.kind: osediff, GFPGAN.kind: gfpgan}
     if there := [out / name for name, given in wanted.items() if given and os.path.lexists(out / name)]:
-        raise UserError(f"{there[0]}: is there already; remove it, or name another --out")
+        raise UserError(f"{there[0]}: already exists; remove it, or name another --out")
     require_writable(out, "--out")
     with TemporaryDirectory(dir=out, prefix=".import.") as folder:  # all of it, or nothing
         building = Path(folder)

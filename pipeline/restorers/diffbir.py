@@ -21,7 +21,7 @@ from pipeline.params import UserError
 from pipeline.restorers.cleaner import Cleaner, cleaner_from
 from pipeline.restorers.denoiser import Denoiser
 from pipeline.restorers.hooks import drift
-from pipeline.restorers.protocol import Prediction, Rollout, RolloutSettings
+from pipeline.restorers.protocol import CONFIG, Prediction, Rollout, RolloutSettings
 from pipeline.restorers.replay import CudaGraph
 from pipeline.restorers.schedule import ddim_step, timesteps
 from pipeline.runtime import atomic, noise_like_ids, write_json
@@ -142,7 +142,7 @@ class DiffBIR(nn.Module):
         return x0 if after is None else ddim_step(x0, eps, alpha_bar[now], alpha_bar[after], eta, noise)
 
     def restore(
-        self, lq: torch.Tensor, captions: Sequence[str], ids: Sequence[str], seed: int, **setting: float
+        self, lq: torch.Tensor, prompts: Sequence[str], ids: Sequence[str], seed: int, **setting: float
     ) -> torch.Tensor:
         """Sample: LQ [N, 3, H, W] in [-1, 1] → restored, clipped. Settings: `steps`, `eta`.
 
@@ -151,7 +151,7 @@ class DiffBIR(nn.Module):
         lq = lq.to(self.denoiser.device)
         times = timesteps(int(setting.get("steps", self.steps)))
         eta = float(setting.get("eta", self.eta))
-        prompts = self.encode_prompts(captions)
+        text = self.encode_prompts(prompts)
         shape = self.denoiser.latent_shape(lq)
         latents = noise_like_ids(list(ids), shape, seed, "diffbir", 0).to(lq)
         with torch.autocast(lq.device.type, self._held, enabled=self._held != torch.float32):
@@ -159,7 +159,7 @@ class DiffBIR(nn.Module):
             for index, now in enumerate(times):
                 after = times[index + 1] if index + 1 < len(times) else None
                 noise = noise_like_ids(list(ids), shape, seed, "diffbir", index + 1).to(lq) if eta and after else None
-                latents = self._step(latents, now, after, condition, prompts, eta, noise, self.denoise)
+                latents = self._step(latents, now, after, condition, text, eta, noise, self.denoise)
             return self.denoiser.decode(latents).to(lq.dtype).clamp(-1, 1)
 
     def rollout(
@@ -229,7 +229,7 @@ class DiffBIR(nn.Module):
                 save_file(self.cleaner.network.state_dict(), temporary)
             defaults["cleaner"] = CLEANER
         write_json(
-            folder / "restorer.json",
+            folder / CONFIG,
             {"kind": self.kind, "denoiser": os.path.relpath(self.source, folder), **defaults},
         )
 
@@ -246,6 +246,6 @@ def load_diffbir(folder: Path, config: dict[str, Any], denoiser: Denoiser, sourc
     if "cleaner" in config:
         file = folder / config["cleaner"]
         if not file.is_file():
-            raise UserError(f"{file}: missing; {folder / 'restorer.json'} names it as DiffBIR's first stage")
+            raise UserError(f"{file}: missing; {folder / CONFIG} names it as DiffBIR's first stage")
         cleaner = cleaner_from(load_file(file), file).to(denoiser.device)
     return DiffBIR(denoiser, controlnet, config["native_size"], config["steps"], config["eta"], source, cleaner)

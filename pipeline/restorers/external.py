@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
@@ -19,7 +18,6 @@ class External:
     """Looks restorations up instead of making them; every face of `dataset` must have one of its size."""
 
     kind = "external"
-    REFUSAL = "external results are a folder of images and can't be trained; take `external` out"
 
     def __init__(self, folder: Path, dataset: Dataset, sources: Mapping[str, str]) -> None:
         """`sources`: name of each face's source without folder and suffix, where that is unambiguous.
@@ -56,14 +54,10 @@ class External:
         return decode(self.paths[face_id].read_bytes(), str(self.paths[face_id]))
 
     def restore(
-        self, lq: torch.Tensor, captions: Sequence[str], ids: Sequence[str], seed: int, **setting: float
+        self, lq: torch.Tensor, prompts: Sequence[str], ids: Sequence[str], seed: int, **setting: float
     ) -> torch.Tensor:
         """The images of these faces [N, 3, H, W] in [-1, 1]; nothing is drawn."""
         return to_tensor([self._read(face_id) for face_id in ids])
-
-    def start_training(self) -> NoReturn:
-        """Raises UserError: there is no network."""
-        raise UserError(f"{self.folder}: {self.REFUSAL}")
 
 
 def source_names(faces: Path | str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from torch import nn
 from pipeline import compat
 from pipeline.params import UserError, one_line
 from pipeline.restorers.hooks import Outputs, drift
-from pipeline.restorers.protocol import Prediction, Rollout, RolloutSettings
+from pipeline.restorers.protocol import CONFIG, Prediction, Rollout, RolloutSettings
 from pipeline.runtime import atomic, noise_like_ids, write_json
 
 DECODER = "stylegan_decoder."  # prefix of the decoder's parameters in the official files
@@ -83,9 +83,9 @@ class GFPGAN(nn.Module):
 
     @torch.no_grad()
     def restore(
-        self, lq: torch.Tensor, captions: Sequence[str], ids: Sequence[str], seed: int, **setting: float
+        self, lq: torch.Tensor, prompts: Sequence[str], ids: Sequence[str], seed: int, **setting: float
     ) -> torch.Tensor:
-        """LQ [N, 3, S, S] in [-1, 1] → restored, clipped; captions are not looked at."""
+        """LQ [N, 3, S, S] in [-1, 1] → restored, clipped; prompts are not looked at."""
         lq = lq.to(self.device)
         noise = noise_like_ids(list(ids), (self.noise_size,), seed, "gfpgan").to(lq)
         return self.decode(self.encode(lq), noise).clamp(-1, 1)
@@ -156,7 +156,7 @@ class GFPGAN(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(folder / "gfpgan.safetensors") as temporary:
             save_file(weights, temporary)
-        write_json(folder / "restorer.json", {"kind": self.kind, **asdict(self.size)})
+        write_json(folder / CONFIG, {"kind": self.kind, **asdict(self.size)})
 
 
 class _Handover(nn.Module):

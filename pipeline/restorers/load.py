@@ -14,6 +14,7 @@ from pipeline.restorers.denoiser import load_denoiser
 from pipeline.restorers.diffbir import DiffBIR, load_diffbir
 from pipeline.restorers.gfpgan import GFPGAN, load_gfpgan
 from pipeline.restorers.osediff import OSEDiff, load_osediff
+from pipeline.restorers.protocol import CONFIG
 
 BaseRestorer = DiffBIR | OSEDiff | GFPGAN
 KINDS = (DiffBIR.kind, OSEDiff.kind, GFPGAN.kind)
@@ -25,9 +26,9 @@ def load(folder: Path, device: torch.device) -> BaseRestorer:
     Raises UserError when the folder holds no restorer, one of an unknown kind, or a file of it or of its denoiser is
     missing or damaged; or when the device's memory is too small.
     """
-    file = folder / "restorer.json"
+    file = folder / CONFIG
     if not file.is_file():
-        raise UserError(f"{file}: missing; run `dvc repro base gan` or name a saved restorer")
+        raise UserError(f"{file}: missing; train one by `make repro`, or name another saved restorer")
     try:
         return _load(folder, json.loads(file.read_text()), device)
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
@@ -40,7 +41,7 @@ def load(folder: Path, device: torch.device) -> BaseRestorer:
 
 def _load(folder: Path, config: dict[str, Any], device: torch.device) -> BaseRestorer:
     if config["kind"] not in KINDS:
-        raise UserError(f"{folder / 'restorer.json'}: unknown kind {config['kind']!r}; known: {', '.join(KINDS)}")
+        raise UserError(f"{folder / CONFIG}: unknown kind {config['kind']!r}; known: {', '.join(KINDS)}")
     if config["kind"] == GFPGAN.kind:  # the one without a denoiser
         return load_gfpgan(folder, config, device)
     source = (folder / config["denoiser"]).resolve()

@@ -21,7 +21,7 @@ from torch import nn
 from pipeline.params import UserError, one_line
 from pipeline.restorers.denoiser import Denoiser
 from pipeline.restorers.hooks import Outputs, drift
-from pipeline.restorers.protocol import Prediction, Rollout, RolloutSettings
+from pipeline.restorers.protocol import CONFIG, Prediction, Rollout, RolloutSettings
 from pipeline.runtime import atomic, noise_like_ids, write_json
 
 # official: separate adapters for the two halves of the UNet and its middle
@@ -116,12 +116,12 @@ class OSEDiff(nn.Module):
 
     @torch.no_grad()
     def restore(
-        self, lq: torch.Tensor, captions: Sequence[str], ids: Sequence[str], seed: int, **setting: float
+        self, lq: torch.Tensor, prompts: Sequence[str], ids: Sequence[str], seed: int, **setting: float
     ) -> torch.Tensor:
         """LQ [N, 3, H, W] in [-1, 1] → restored, clipped; the latents are a posterior sample (official)."""
         lq = lq.to(self.denoiser.device)
         noise = noise_like_ids(list(ids), self.denoiser.latent_shape(lq), seed, "osediff").to(lq)
-        x0 = self.x0(self.encode_sample(lq, noise), self.encode_prompts(captions))
+        x0 = self.x0(self.encode_sample(lq, noise), self.encode_prompts(prompts))
         return self.denoiser.decode(x0).clamp(-1, 1)
 
     def rollout(
@@ -182,9 +182,7 @@ class OSEDiff(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(folder / "adapters.safetensors") as temporary:
             save_file(weights, temporary)
-        write_json(
-            folder / "restorer.json", {"kind": self.kind, "denoiser": os.path.relpath(self.source, folder), **config}
-        )
+        write_json(folder / CONFIG, {"kind": self.kind, "denoiser": os.path.relpath(self.source, folder), **config})
 
 
 def own_conv_in(unet: nn.Module) -> nn.Module:

@@ -10,10 +10,15 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
+CONFIG = "restorer.json"  # in the folder of every saved restorer: its kind, and what its loader needs to know
+
 
 @dataclass(frozen=True)
 class Rollout:
-    """Where the no-gradient part of sampling ended: noisy latents x_t [N, C, h, w] at `timestep`."""
+    """Where the no-gradient part of sampling ended: latents [N, C, h, w] at `timestep`.
+
+    DiffBIR's x_t; of those that take one step, what it starts from: OSEDiff's encoded LQ, GFPGAN's noise maps.
+    """
 
     latents: torch.Tensor
     timestep: int
@@ -38,16 +43,20 @@ class Prediction:
     gain: torch.Tensor | float = 1.0  # |∂x0/∂output| of the network at the step's timestep
 
 
-class Restorer(Protocol):
-    """A blind face restorer that can be sampled, and trained through its last step."""
+class Restores(Protocol):
+    """Whatever gives restorations: a network, or a folder of someone else's results."""
 
     native_size: int
 
     def restore(
-        self, lq: torch.Tensor, captions: Sequence[str], ids: Sequence[str], seed: int, **setting: float
+        self, lq: torch.Tensor, prompts: Sequence[str], ids: Sequence[str], seed: int, **setting: float
     ) -> torch.Tensor:
         """LQ [N, 3, H, W] in [-1, 1] → restored, clipped; noise depends on (seed, id) alone, not on the batch."""
         ...
+
+
+class Restorer(Restores, Protocol):
+    """A blind face restorer that can be sampled, and trained through its last step."""
 
     def condition(self, lq: torch.Tensor) -> torch.Tensor:
         """The latents of the LQ that the network sees; they don't change during training, so they can be cached."""

@@ -155,7 +155,7 @@ def test_an_import_leaves_nothing_where_one_of_its_files_is_bad(tmp_path: Path) 
     refused = run(*command[:-1], 500)
     assert refused == (2, ["error: --size 500: autoencoder and UNet halve it six times; choose a multiple of 64"])
     before = (tmp_path / "models/denoiser/unet/config.json").stat().st_mtime_ns
-    said = f"error: {tmp_path / 'models/denoiser'}: is there already; remove it, or name another --out"
+    said = f"error: {tmp_path / 'models/denoiser'}: already exists; remove it, or name another --out"
     assert run(*command) == (2, [said])
     assert (tmp_path / "models/denoiser/unet/config.json").stat().st_mtime_ns == before
 
