@@ -1,12 +1,13 @@
 """What the trainings of bases, ReFL and FRM share: stateless draws, resumable checkpoints, FLOP counts.
 
-Every draw of a step is seeded by (params seed, name, step), so a resumed run needs no random state to continue bit for
-bit: model, optimiser and step number are all there is.
+Every draw of a step is seeded by (params seed, name, step), so a resumed run continues bit for bit from model,
+optimiser and step number (and, where a network has dropout, torch's random state).
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,12 @@ def require_split(dataset: Dataset, split: str, who: str) -> None:
     """Refuse to train on anything but `split`. Raises UserError naming trainer and split."""
     if dataset.name != split:
         raise UserError(f"{who} trains on split `{split}` alone and refuses faces of split `{dataset.name}`")
+
+
+def require_one_process(who: str) -> None:
+    """Refuse to run as one of several processes of `accelerate launch`, which would all train the same."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"{who} trains in one process; start the stage without `accelerate launch`")
 
 
 def batch_indices(count: int, size: int, step: int, *seed: object) -> list[int]:
@@ -144,12 +151,20 @@ class Checkpoint:
             torch.save({"objects": content, "plain": plain}, temporary)
 
     def load(self) -> dict[str, Any] | None:
-        """Restore every object; the plain values, or None where there is no checkpoint."""
+        """Restore every object; the plain values, or None where there is no checkpoint.
+
+        What a kill left of a checkpoint that was being written is removed: each is as large as the whole.
+        """
+        for unfinished in self.path.parent.glob(f".{self.path.name}.*"):
+            unfinished.unlink(missing_ok=True)
         if not self.path.exists():
             return None
-        content = torch.load(self.path, map_location="cpu", weights_only=True)
+        # mapped: several processes of one machine share its pages
+        content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
         for name, thing in self.objects.items():
             thing.load_state_dict(content["objects"][name])
+        if os.environ.get("RANK", "0") == "0":
+            print(f"goes on from {self.path}")
         return content["plain"]
 
 

@@ -28,7 +28,7 @@ from pipeline.restorers.osediff import OSEDiff
 from pipeline.reward.model import FaceRewardModel
 from pipeline.runtime import RuntimeParams, device, stable_seed, stage, write_json, write_text
 from pipeline.scratch import key
-from pipeline.training import images_of, require_split
+from pipeline.training import images_of, require_one_process, require_split
 
 FACES, DEGRADED, BASE, FRM = Path("data/faces"), Path("data/degraded"), Path("data/base"), Path("data/frm")
 WAIT = InitProcessGroupKwargs(timeout=timedelta(hours=2))  # for the first process, while it evaluates
@@ -42,10 +42,12 @@ def main(
     """Train, watch on split val, keep the last weights or those with the smallest landmark distance there."""
     kind, what = parse_variant(variant)
     if restorer == External.kind:
-        raise UserError(f"refl.restorers: {External.REFUSAL}")
+        raise UserError("refl.restorers: external results are images and can't be trained; take `external` out")
     params, base = load(f"refl.{restorer}", ReflParams), load("base", BaseParams)
     gan, seed, name = load("gan", GanParams), int(value("seed")), f"{restorer}-{variant}"
     runtime = load("runtime", RuntimeParams)
+    if kind == MORE_BASE:
+        require_one_process(f"refl {variant}: base training")
     accelerator = Accelerator(cpu=device().type == "cpu", kwargs_handlers=[WAIT])
     if accelerator.mixed_precision not in ("no", params.precision) or accelerator.gradient_accumulation_steps != 1:
         raise UserError(
@@ -60,23 +62,24 @@ def main(
     # not for more_base: it counts ReFL's operations, and what is merely recomputed is none of them
     if runtime.checkpoint_decoder and kind != MORE_BASE and isinstance(model, DiffBIR | OSEDiff):
         model.denoiser.checkpoint_decoder()
-    frm, second = (FaceRewardModel.from_pretrained(FRM / part, accelerator.device) for part in ("reward", "heldout"))
+    main_process = accelerator.is_main_process  # it alone looks at the validation faces
+    frm = FaceRewardModel.from_pretrained(FRM / "reward", accelerator.device if main_process else "cpu")
     # each process takes faces of its own: a checkpoint goes on with as many as it began with
     several = [accelerator.num_processes] if accelerator.num_processes > 1 else []
     scratch = Path(".scratch/refl") / key(name, params, base, gan, seed, BASE, FRM, FACES, DEGRADED, *several)
-    watch = Watcher(held_out, frm, second, params.evaluation_faces, seed, base.validation_batch, runtime.logs.pictures)
+    watch = None
+    if main_process:
+        second = FaceRewardModel.from_pretrained(FRM / "heldout", accelerator.device)
+        count, pictures = params.evaluation_faces, runtime.logs.pictures
+        watch = Watcher(held_out, frm, second, count, seed, base.validation_batch, pictures)
     drawn = stable_seed(seed, what.seed) if what.seed else seed
     if kind == MORE_BASE:
-        if accelerator.num_processes > 1:
-            raise UserError("refl more_base: base training runs in one process; start it without `accelerate launch`")
-        first = {"step": 0, **watch(model).figures}
-        more = continue_base(model, frm, params, base, gan, BASE / restorer, faces, held_out, drawn, scratch)
-        curve = [first, *more]
-        curve[-1] |= watch(model).figures
+        data = faces, held_out
+        curve = continue_base(model, frm, params, base, gan, BASE / restorer, *data, drawn, scratch, watch)
     else:
         log = open_log(f"refl/{name}/{scratch.name}", runtime.logs)
         curve = train(ReFL(model, frm, params, what, faces, drawn, accelerator), watch, scratch, name, log)
-    if not accelerator.is_main_process:
+    if watch is None:
         return
     model.save(Path("data/refl") / restorer / variant)
     write_text(Path(f"plots/refl/{name}.csv"), pd.DataFrame(curve).to_csv(index=False, float_format="%.6g"))

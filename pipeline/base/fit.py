@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from pipeline.base.params import TrainParams
 from pipeline.params import UserError
 from pipeline.runtime import progress
-from pipeline.training import Checkpoint, Loss, Stateful, Trained, adamw, warmup_cosine
+from pipeline.training import Checkpoint, Loss, Stateful, Trained, adamw, require_one_process, warmup_cosine
 
 
 def fit(
@@ -31,8 +31,9 @@ def fit(
     Returns the curve: step, train_loss (mean since the last row), val_loss (of the averaged weights). A checkpoint in
     `scratch` is taken up again; on one CPU the result is the same bit for bit. `also`: what `loss_at` itself trains (a
     discriminator, its optimizer), which the checkpoint holds too.
-    Raises UserError when the loss or its gradient stops being finite.
+    Raises UserError when the loss or its gradient stops being finite, and in one of several processes.
     """
+    require_one_process(f"{name}: base training")
     trained = [p for p in module.parameters() if p.requires_grad]
     optimizer = adamw(trained, params.learning_rate, params.weight_decay)
     schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, params.warmup_steps, params.steps))

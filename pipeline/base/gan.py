@@ -1,4 +1,4 @@
-"""What the GAN-class base restorer minimises: pixels, perception, and a discriminator that learns beside it.
+"""The GAN-class base restorer: its params, and its training by pixels, perception and a discriminator beside it.
 
 Non-saturating logistic loss (Goodfellow et al. 2014) with the R1 gradient penalty (Mescheder et al. 2018), as in
 StyleGAN2 and GFPGAN.

@@ -25,12 +25,13 @@ Watch = Callable[[Restorer], Evaluation]
 FEWEST_LOSSES = 3  # that a loss is judged by
 
 
-def train(refl: ReFL, watch: Watch, scratch: Path, name: str, log: Log | None = None) -> Curve:
+def train(refl: ReFL, watch: Watch | None, scratch: Path, name: str, log: Log | None = None) -> Curve:
     """Train to the end; leave the weights of the evaluation that `params.keep` names in the restorer.
 
     Returns the curve: the losses' means since the last evaluation, and the validation figures. A checkpoint in
     `scratch` is taken up again, bit for bit on one CPU. With several processes the first one evaluates, logs and
-    writes. Raises UserError when the loss stops being finite or explodes, and says where the last good weights are.
+    writes; the others need no `watch`. Raises UserError when the loss stops being finite or explodes, and says where
+    the last good weights are.
     """
     params, main = refl.params, refl.accelerator.is_main_process
     log = log if log and main else Log()
@@ -47,7 +48,7 @@ def train(refl: ReFL, watch: Watch, scratch: Path, name: str, log: Log | None = 
 
     def evaluate(step: int) -> dict[str, float]:
         shared: list[dict[str, float]] = [{}]
-        if main:
+        if main and watch:
             seen = watch(refl.restorer)
             log.numbers(step, seen.figures)
             log.picture(step, seen.picture)
@@ -141,6 +142,7 @@ def _keep_last_good(
         what = f"the weights of step {step}, its {refl.params.keep} evaluation before that step,"
     if refl.accelerator.is_main_process:
         refl.restorer.save(folder)
+    refl.accelerator.wait_for_everyone()  # whoever ends first has the launcher end the others
     return f"{what} are kept in {folder} (a model for `diffusionreward restore --model`)"
 
 

@@ -12,7 +12,7 @@ from pipeline.base.fit import fit
 from pipeline.base.gan import GanObjective, GanParams
 from pipeline.base.objectives import OsediffObjective, diffbir_loss, diffbir_validation
 from pipeline.base.params import BaseParams, TrainParams
-from pipeline.refl.loop import Curve
+from pipeline.refl.loop import Curve, Watch
 from pipeline.refl.params import VARIANTS, ReflParams
 from pipeline.refl.trainer import ReFL
 from pipeline.restorers.diffbir import DiffBIR
@@ -101,9 +101,13 @@ def equal_steps(restorer: BaseRestorer, frm: FaceRewardModel, params: ReflParams
 
 def continue_base(
     restorer: BaseRestorer, frm: FaceRewardModel, refl: ReflParams, base: BaseParams, gan: GanParams, folder: Path,
-    train: Images, val: Images, seed: int, scratch: Path,
+    train: Images, val: Images, seed: int, scratch: Path, watch: Watch | None = None,
 ) -> Curve:  # fmt: skip
-    """Train the same parameters as ReFL by the base objective for equal compute, with a fresh cosine schedule."""
+    """Train the same parameters as ReFL by the base objective for equal compute, with a fresh cosine schedule.
+
+    `watch` measures the restorer before and after; its figures are in the curve's first and last rows.
+    """
+    first = [{"step": 0, **watch(restorer).figures}] if watch else []
 
     def part() -> Continued:
         return continued(restorer, base, gan, folder, train, val, seed)
@@ -121,4 +125,7 @@ def continue_base(
     )
     name = f"{restorer.kind}-more_base"
     loss = run.loss(settings)
-    return fit(restorer.trained(), loss, run.validate, settings, run.checkpoint_every, scratch, name, run.also)
+    curve = fit(restorer.trained(), loss, run.validate, settings, run.checkpoint_every, scratch, name, run.also)
+    if watch:
+        curve[-1] |= watch(restorer).figures
+    return [*first, *curve]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,7 @@ from pipeline.reward.loss import preference_loss
 from pipeline.reward.model import FaceRewardModel
 from pipeline.reward.params import RewardConfig, RewardParams, TrainingParams
 from pipeline.runtime import progress, stable_seed, torch_rng
-from pipeline.training import Checkpoint, adamw, warmup_cosine
+from pipeline.training import Checkpoint, adamw, require_one_process, warmup_cosine
 
 State = dict[str, Any]
 MOST_LOGIT_SCALE = math.log(100)  # CLIP's and HPSv2's bound on the temperature's parameter
@@ -74,24 +73,9 @@ def train(
     Raises UserError without pairs to learn from or to select by, for a ResNet tower with gradient checkpointing, and in
     one of several processes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("frm: a reward model trains in one process; start the stage without `accelerate launch`")
-    fit = pairs[pairs.split == "fit"]
-    select = decided(pairs[(pairs.split == "select") & (pairs.source != "svm") & (pairs.why != "repeat")])
-    for name, some in (("fit", fit), ("select", select)):
-        if some.empty:
-            raise UserError(
-                f"frm: no {'judged' if name == 'select' else 'labelled'} `{name}` pairs of two restorer outputs; "
-                "label more or add faces"
-            )
-    known, faces = fit, set(fit.face_id)
-    if training.hq_pairs:
-        known = pd.concat([known, hq_pairs(candidates, faces, training.hq_pairs)], ignore_index=True)
-    if training.damage.weight:
-        # another model's damage is drawn anew: the held-out reward must not know the reward's by heart
-        candidates, damaged = with_damage(candidates, faces, training.damage, seed + params.seed)
-        known = pd.concat([known, damaged], ignore_index=True)
-    fit = known
+    require_one_process("frm: a reward model")
+    candidates, fit, select = _what_teaches(candidates, pairs, training, seed + params.seed)
+    print(f"{(pairs.split == 'fit').sum()} labelled pairs teach, {len(select)} judged ones choose the checkpoint")
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=training.precision == "bf16")
     model = build(params, default_caption, seed).to(device)
     seed = stable_seed(seed, "frm-train", params.seed)
@@ -158,6 +142,30 @@ def train(
     save()  # killed after this, it trains no more
     model.load_state_dict(best)
     return model.eval().requires_grad_(False), curve
+
+
+def _what_teaches(
+    candidates: Candidates, pairs: pd.DataFrame, training: TrainingParams, seed: int
+) -> tuple[Candidates, pd.DataFrame, pd.DataFrame]:
+    """The candidates with damaged copies, the pairs to learn from (labelled and added ones), and those to select by.
+
+    `seed` differs between the models: the held-out reward must not know the reward's damage by heart.
+    """
+    fit = pairs[pairs.split == "fit"]
+    select = decided(pairs[(pairs.split == "select") & (pairs.source != "svm") & (pairs.why != "repeat")])
+    for name, some in (("fit", fit), ("select", select)):
+        if some.empty:
+            raise UserError(
+                f"frm: no {'judged' if name == 'select' else 'labelled'} `{name}` pairs of two restorer outputs; "
+                "label more or add faces"
+            )
+    faces = set(fit.face_id)
+    if training.hq_pairs:
+        fit = pd.concat([fit, hq_pairs(candidates, faces, training.hq_pairs)], ignore_index=True)
+    if training.damage.weight:
+        candidates, damaged = with_damage(candidates, faces, training.damage, seed)
+        fit = pd.concat([fit, damaged], ignore_index=True)
+    return candidates, fit, select
 
 
 @torch.no_grad()

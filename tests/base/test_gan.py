@@ -204,6 +204,17 @@ def test_the_stage_writes_restorer_curve_and_figures(project: Path) -> None:
     assert metrics["impostor"]["id_dlib"]["n"] == 2  # faces of split val
 
 
+def test_another_recipe_is_trained_not_taken_up(project: Path) -> None:
+    made = []
+    for rate in (2e-3, 4e-3):
+        content = json.loads((project / "params.yaml").read_text())
+        content["gan"]["train"]["learning_rate"] = rate
+        (project / "params.yaml").write_text(json.dumps(content))
+        stage.main()
+        made.append((project / "data/base/gfpgan/gfpgan.safetensors").read_bytes())
+    assert made[0] != made[1]
+
+
 def test_official_weights_of_another_size_are_refused(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,8 @@ def test_osediffs_recipe_leaves_diffbirs_training_where_it_was(tmp_path: Path, m
     shutil.copy(CI, tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pipeline.runtime.configure", lambda runtime: None)  # of the whole test process
-    monkeypatch.setattr(base, "from_tables", lambda *args: None)
+    splits: list[str] = []
+    monkeypatch.setattr(base, "from_tables", lambda faces, degraded, split: splits.append(split))
     monkeypatch.setattr(base, "measure", lambda *args: {})
     used: dict[str, list[Path]] = {"diffbir": [], "osediff": []}
 
@@ -47,6 +48,7 @@ def test_osediffs_recipe_leaves_diffbirs_training_where_it_was(tmp_path: Path, m
         base.main()
     assert used["diffbir"][0] == used["diffbir"][1] != used["diffbir"][2]
     assert len(set(used["osediff"])) == 3
+    assert splits == ["val", "train"] * 3
 
 
 @pytest.mark.parametrize("train", [train_diffbir, train_osediff])

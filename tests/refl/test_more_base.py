@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from pipeline import params as files
 from pipeline.base.gan import Adversary, GanParams
 from pipeline.base.params import BaseParams
 from pipeline.refl import more_base
-from pipeline.refl.params import RolloutParams
+from pipeline.refl.params import VARIANTS, RolloutParams
+from pipeline.refl.trainer import ReFL
 from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.gfpgan import GFPGAN
-from pipeline.training import images_of
+from pipeline.training import count_flops, images_of
 from tests import tiny
 from tests.refl.test_trainer import params
 
@@ -95,6 +97,18 @@ def test_rollouts_are_counted(tmp_path: Path) -> None:
         found.append(more_base.equal_steps(restorer, tiny.frm(), recipe, faces, part.loss(part.recipe), 0))
     assert found[0] < found[1]
     assert found[2] - found[1] == pytest.approx(found[1] - found[0], abs=1)
+
+
+def test_the_control_costs_what_refl_costs() -> None:
+    faces = images_of(tiny.dataset(size=64))
+    rollout = RolloutParams(steps=1, gradient_window=1, eta=(0.0, 1.0), renoise=1)
+    recipe = params(steps=300, accumulation=2, rollout=rollout, cache_mb=0)
+    trainer = ReFL(tiny.diffbir(), tiny.frm(), recipe, VARIANTS["full"], faces, 0, Accelerator(cpu=True))
+    outputs = trainer.step(0)[1]  # fills the cache of text features
+    spent = count_flops(lambda: trainer.step(1)) + count_flops(lambda: trainer.update_reward(outputs)) / 2  # every 2
+    weight, x = torch.ones(256, 256, requires_grad=True), torch.ones(256, 256)
+    steps = more_base.equal_steps(tiny.diffbir(), tiny.frm(), recipe, faces, lambda _: (weight @ x).sum(), 0)
+    assert steps == pytest.approx(300 * spent / (4 * 256**3), rel=0.01)  # forward, and backward to the weight
 
 
 def test_a_control_trains_at_least_one_step() -> None:

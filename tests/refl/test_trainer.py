@@ -7,17 +7,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderKL
 
 from pipeline.metrics.perceptual import PerceptualDistance
 from pipeline.params import UserError
-from pipeline.refl.params import WeightParams
+from pipeline.refl.params import VARIANTS, WeightParams
 from pipeline.refl.trainer import Diverged, ReFL
 from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.gfpgan import GFPGAN
 from pipeline.restorers.protocol import Rollout, RolloutSettings
 from pipeline.restorers.schedule import sd21_scheduler, timesteps
-from pipeline.training import require_split
+from pipeline.training import images_of
 from tests import tiny
 from tests.refl.recipe import double, equal, gradients, params, refl
 
@@ -85,6 +86,29 @@ def test_gradient_is_that_of_the_last_step_alone() -> None:
     expected = torch.autograd.grad(total, trainer.trained, allow_unused=True)
     flat = torch.cat([g.flatten() for g, p in zip(expected, trainer.trained, strict=True) if p.grad is not None])
     equal(truncated, flat)
+
+
+def test_steps_go_through_all_faces() -> None:
+    trainer = refl()  # of 6 faces, 2 a step
+    rows = [row for number in range(3) for batch, _ in trainer.step(number)[1] for row, _ in batch.keys]
+    assert sorted(rows) == list(range(6))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_weighs_only_its_own_losses(name: str) -> None:
+    what, whole = VARIANTS[name], params().weights
+    kept = {"reward": whole.reward * what.reward, "regulariser": whole.regulariser * what.regulariser}
+    assert refl(variant=name).weights == whole.model_copy(update=kept)
+
+
+def test_the_reward_that_was_given_never_moves() -> None:
+    """The watcher judges every evaluation by it."""
+    frm, faces = tiny.frm(), images_of(tiny.dataset(size=64))
+    before = {name: value.clone() for name, value in frm.state_dict().items()}
+    trainer = ReFL(tiny.diffbir(), frm, params(), VARIANTS["full"], faces, 0, Accelerator(cpu=True))
+    trainer.update_reward(trainer.step(0)[1])
+    assert all(torch.equal(before[name], value) for name, value in frm.state_dict().items())
+    assert any(not torch.equal(before[name], value) for name, value in trainer.frm.state_dict().items())
 
 
 def test_reward_model_learns_only_in_its_own_update() -> None:
@@ -473,8 +497,3 @@ def test_variants_share_batches_and_noise() -> None:
     assert ours.keys == control.keys
     assert ours.prompts == control.prompts
     assert torch.equal(ours.rng.get_state(), control.rng.get_state())
-
-
-def test_only_train_faces_are_accepted() -> None:
-    with pytest.raises(UserError, match="refuses faces of split `test`"):
-        require_split(tiny.dataset("test"), "train", "refl")
