@@ -29,6 +29,8 @@ COMMANDS = {  # what people use outside the DAG: module, attribute, help
     "check": ("pipeline.check", "check", "Check params.yaml and what it names, as `make repro` does first."),
     "restore": ("pipeline.commands", "restore", "Restore the faces of your own photos with a trained restorer."),
     "benchmark": ("pipeline.evaluation.commands", "compare", "Compare folders of restored faces, with intervals."),
+    "faces": ("pipeline.evaluation.commands", "faces", "Write the faces of a split as files: inputs and originals."),
+    "score": ("pipeline.reward.commands", "score", "Score your own aligned faces by a trained reward model."),
     "annotate": ("pipeline.annotation.commands", "annotate", "Open the page on which people judge pairs."),
     "labels": ("pipeline.annotation.commands", "labels_app", "Rounds of pairs for people to judge, and their votes."),
     "weights": ("pipeline.restorers.commands", "weights_app", "Official weights in, trained weights out."),

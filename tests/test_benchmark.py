@@ -2,6 +2,7 @@
 
 import gc
 import json
+import shutil
 import weakref
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import pandas as pd
 import pytest
 
 from pipeline import tables
-from pipeline.evaluation import restoring
+from pipeline.evaluation import commands, restoring
 from pipeline.evaluation.dataset import from_tables
 from pipeline.evaluation.restoring import RESTORED, table_folder
 from pipeline.evaluation.scoring import Reward
-from pipeline.images import encode_png
+from pipeline.images import decode, encode_png
 from pipeline.params import UserError
 from pipeline.runtime import noise_like_ids
 from stages import benchmark
@@ -209,6 +210,32 @@ def test_a_face_without_its_degraded_image_names_the_stage(project):
     tables.write(tables.DEGRADED, "data/degraded", [])
     with pytest.raises(UserError, match="dvc repro degrade"):
         from_tables("data/faces", "data/degraded")
+
+
+def test_the_table_says_whose_each_face_is(project):
+    rows = tables.read(tables.FACES, "data/faces").to_pylist()
+    shared = [row | ({"group_id": "ann"} if row["face_id"] in ("t0", "t1") else {}) for row in rows]
+    assert from_tables("data/faces", "data/degraded").people is None  # all differ
+    tables.write(tables.FACES, "data/faces", shared)
+    assert from_tables("data/faces", "data/degraded").people == ("ann", "ann", "t2", "t3", "t4", "t5")
+
+
+def test_test_faces_travel_as_files_and_come_back_as_results(project, capsys):
+    """What somebody with a restorer of their own does."""
+    commands.faces(Path("out"))
+    for side, table, folder in (("lq", tables.DEGRADED, "degraded"), ("hq", tables.FACES, "faces")):
+        files = {path.stem: decode(path.read_bytes(), path.name) for path in (project / "out" / side).iterdir()}
+        assert sorted(files) == TEST_FACES  # no other split's
+        kept = tables.read_images(table, project / "data" / folder)
+        assert all(np.array_equal(image, kept[name]) for name, image in files.items())
+    shutil.copytree("out/lq", "mine")
+    commands.compare(Path("out"), [Path("mine")], metrics="psnr", resamples=200)
+    found = json.loads(Path("benchmark/benchmark.json").read_text())
+    assert found["comparisons"]["out"]["mine"]["mine − lq"]["psnr"]["delta"] == 0
+    (project / "out/lq/stranger.png").touch()
+    with pytest.raises(SystemExit):
+        commands.faces(Path("out"))
+    assert "holds files of other faces (stranger)" in capsys.readouterr().err
 
 
 def test_samples_seeds_votes_and_costs(project):

@@ -1,4 +1,4 @@
-"""`diffusionreward benchmark`: compare folders of results, without the rest of the pipeline."""
+"""`diffusionreward benchmark` compares folders of results; `diffusionreward faces` writes what to restore for it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import Annotated
 import typer
 
 from pipeline.evaluation import folders
+from pipeline.evaluation.dataset import from_tables
 from pipeline.evaluation.measure import Plan, measure
 from pipeline.evaluation.scoring import ScoreCache, load_reward
 from pipeline.evaluation.summary import Comparison
+from pipeline.images import encode_png
 from pipeline.metrics.catalogue import METRICS, REWARDS, SET_METRICS, STANDARD, VQFR, get
 from pipeline.params import UserError
 from pipeline.report import formats
@@ -24,6 +26,7 @@ from pipeline.runtime import (
     one_line_errors,
     require_writable,
     runtime_params,
+    write_bytes,
     write_json,
     write_text,
 )
@@ -96,6 +99,26 @@ def compare(
         values = ", ".join(f"{model} {found['base']['value']:.4g}" for model, found in entry["scores"].items())
         print(f"{metric} ({entry['label']}, against {entry['against']}): {values}; {entry['note']}")
     print(f"written to {out}")
+
+
+@one_line_errors
+def faces(
+    out: Annotated[Path, typer.Option(help="Folder that gets `lq` and `hq`, a PNG file a face, named by its id.")],
+    split: Annotated[str, typer.Option(help="train, preference, val or test.")] = "test",
+    data: Annotated[Path, typer.Option(help="What stages prepare and degrade made.")] = Path("data"),
+) -> None:
+    """Write a split's degraded faces and their originals as files, for a restorer of your own.
+
+    `diffusionreward benchmark --dataset OUT --results YOURS` and benchmark.external take what it makes of `lq`.
+    """
+    dataset = from_tables(data / "faces", data / "degraded", split)
+    require_writable(out, "--out")
+    for side, images in (("lq", dataset.lq), ("hq", dataset.hq or ())):
+        if strangers := sorted({path.stem for path in (out / side).glob("*")} - set(dataset.ids)):
+            raise UserError(f"{out / side} holds files of other faces ({strangers[0]}); name an empty folder")
+        for name, image in zip(dataset.ids, images, strict=True):
+            write_bytes(out / side / f"{name}.png", encode_png(image))
+    print(f"{len(dataset.ids)} faces of split {split}, {dataset.size} px: {out / 'lq'}, {out / 'hq'}")
 
 
 def samples_notes(restored: Mapping[str, Sequence[folders.Images]]) -> list[str]:
