@@ -35,7 +35,7 @@ from pipeline.reward.learning import LearningParams
 from pipeline.reward.model import check_official
 from pipeline.reward.params import FrmParams, RewardParams
 from pipeline.reward.train import build
-from pipeline.runtime import RuntimeParams, one_line_errors
+from pipeline.runtime import RuntimeParams, device, one_line_errors
 
 MODELS: dict[str, type[Params]] = {
     "faces": FacesParams,
@@ -75,8 +75,11 @@ def check() -> None:
     if problems:
         raise UserError("; ".join(problems))
     for folder in _left_over():
-        said = "refl.restorers and refl.variants name it no more, but DVC hashes it: delete it"
+        said = "it is no longer in refl.restorers and refl.variants, but DVC still hashes it: delete it"
         print(f"warning: {folder}: {said}", file=sys.stderr)
+    if device().type == "cpu" and value("runtime.device") == "auto" and Path("/dev/nvidia0").exists():
+        said = f"torch {torch.__version__} can't use this machine's GPU, so everything runs on the CPU"
+        print(f"warning: runtime.device: {said}; is its driver new enough?", file=sys.stderr)
 
 
 def _left_over() -> list[Path]:
@@ -151,6 +154,13 @@ def _late_problems() -> list[str]:
         for where, model in (("reward", frm.reward), ("heldout", frm.heldout)):
             if silent := sorted(set(model.annotators or ()) - voters):
                 problems.append(f"frm.{where}.annotators: `{silent[0]}` is none of labels.annotators")
+    if labels.source == "human":
+        simulated = {one.name for one in labels.annotators}
+        if nobody := sorted(set(frm.heldout.annotators or ()) & simulated):
+            problems.append(
+                f"frm.heldout.annotators: `{nobody[0]}` is simulated, and labels.source is `human`; name people, or "
+                "set it to null"
+            )
     for name in value("refl.restorers"):
         refl = load(f"refl.{name}", ReflParams)
         if MORE_BASE in value("refl.variants") and refl.patience:

@@ -93,6 +93,7 @@ def test_check_names_every_wrong_key_at_once(
         ("{restorer: osediff, samples: 2}", "{restorer: osedif, samples: 2}", "unknown restorer `osedif`"),
         ("    - lmd_98\n", "    - lmd_99\n", "benchmark.metrics: unknown metric `lmd_99`"),
         ("    annotators: [sim-6,", "    annotators: [sim-9,", "frm.heldout.annotators: `sim-9` is none of"),
+        ("source: simulated #", "source: human #", "frm.heldout.annotators: `sim-6` is simulated"),
         ("  c: [0.01,", "  c: [0.0,", "svm.c.0: Input should be greater than 0"),
         ("  steps: 200 # of each training", "  steps: 20 # of each training", "learning.steps: 20 end within"),
         ("seed: 0\nimage", "image", "error: params.yaml: `seed` is missing\n"),
@@ -151,7 +152,7 @@ def test_check_takes_every_profile_once_its_files_are_there(
         Path("data/refl", folder).mkdir(parents=True)
     check()
     [warning] = capsys.readouterr().err.splitlines()
-    assert warning.startswith("warning: data/refl/diffbir/full_seed9: refl.restorers and refl.variants name it no more")
+    assert warning.startswith("warning: data/refl/diffbir/full_seed9: it is no longer in refl.restorers")
 
 
 def expand(key: str, content: dict[str, Any]) -> list[str]:
