@@ -35,6 +35,7 @@ def test_a_training_round_mixes_unsure_random_gold_and_repeats_and_never_touches
     assert found["why"].value_counts().to_dict() == {"margin": 12, "random": 4, "gold": 2, "repeat": 2}
     assert set(found["split"]) <= {"fit", "select"}
     margin = found[found["why"].eq("margin")]
+    assert set(margin["split"]) == {"fit"}, "select pairs choose checkpoints: not those the SVM finds hard"
     assert set(margin["pair_id"]) <= {f"face{i:03d}p0" for i in range(20)}, "only pairs the SVM abstained on"
     assert list(margin["pair_id"])[:3] == ["face000p0", "face001p0", "face002p0"], "least sure first"
     gold = found[found["why"].eq("gold")]

@@ -113,6 +113,13 @@ def test_from_candidates_to_labels_twice_with_the_same_bytes(project: Path) -> N
     assert contents() == first
 
 
+def test_faces_of_one_person_are_in_one_split(project: Path) -> None:
+    faces = tables.read_frame(tables.FACES, "data/faces").assign(group_id="one person")
+    tables.write(tables.FACES, "data/faces", faces.to_dict("records"))
+    pairs_stage.main()
+    assert tables.read_frame(tables.PAIRS, "data/pairs")["split"].nunique() == 1
+
+
 def vote_on(pairs: pd.DataFrame, winner: str, **more: Any) -> list[dict[str, Any]]:
     common = {"annotator": "ann", "annotator_kind": "human", "winner": winner, "displayed_left": "a"}
     common |= {"shown_reference": False, "response_ms": 800, "round": 1, "at": "2026-01-01T10:00:00Z", "undone_by": ""}

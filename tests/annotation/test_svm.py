@@ -27,7 +27,7 @@ from pipeline.annotation.svm import (
     train,
     tune,
 )
-from pipeline.annotation.svm_report import annotation_rows, assess, train_svm
+from pipeline.annotation.svm_report import annotation_rows, assess, held_out, train_svm
 from pipeline.params import UserError
 from pipeline.runtime import rng
 
@@ -71,7 +71,7 @@ def test_probabilities_are_calibrated() -> None:
 def test_faces_and_mirrors_stay_in_one_fold() -> None:
     both = labelled(faces=10).mirrored()
     for inside, outside in both.folds(5):
-        assert not set(both.faces[inside]) & set(both.faces[outside])
+        assert not set(both.groups[inside]) & set(both.groups[outside])
         assert both.x[outside].sum() == pytest.approx(0.0, abs=1e-9)  # every pair with its mirror
 
 
@@ -221,6 +221,17 @@ def study(faces: int = 60) -> dict[str, Any]:
     return {"features": frame, "pairs": pd.DataFrame(pairs), "votes": pd.DataFrame(votes)}
 
 
+def test_anchors_gold_pairs_repeats_and_other_splits_measure_nothing() -> None:
+    data = study()
+    pairs = data["pairs"]
+    select = pairs.index[pairs["split"].eq("select")]
+    pairs.loc[select[0], "anchored"] = True
+    pairs.loc[select[1], "why"], pairs.loc[select[2], "why"] = "gold", "repeat"
+    pairs.loc[select[3], "usable"] = False
+    found = held_out(pairs, aggregate(data["votes"], 0.5))
+    assert set(found["pair_id"]) == set(pairs.loc[select[4:], "pair_id"])
+
+
 def test_evidence_of_a_study_with_a_known_answer() -> None:
     data = study()
     found = assess(
@@ -278,7 +289,7 @@ def test_faces_of_one_person_are_in_one_fold() -> None:
     trained = train_svm(
         data["features"], data["pairs"].assign(group_id=couples.astype(str)), aggregate(data["votes"], 0.5), PARAMS
     )
-    assert len(np.unique(trained.pairs.faces)) == 18  # of 36 fit faces
+    assert len(np.unique(trained.pairs.groups)) == 18  # of 36 fit faces
 
 
 def test_what_is_no_number_is_counted_and_imputed_from_the_fit_faces() -> None:
@@ -312,7 +323,7 @@ def test_only_fit_faces_teach() -> None:
     labels = aggregate(data["votes"], 0.5)
     trained = train_svm(data["features"], data["pairs"], labels, PARAMS)
     fit = set(data["pairs"].loc[data["pairs"]["split"].eq("fit"), "face_id"])
-    assert set(trained.pairs.faces) <= fit
+    assert set(trained.pairs.groups) <= fit
     changed = data["features"].copy()
     changed.loc[[name for name in changed.index if name.split("-")[0] not in fit]] += 1000.0
     again = train_svm(changed, data["pairs"], labels, PARAMS)

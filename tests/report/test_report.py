@@ -159,6 +159,7 @@ def test_doubtful_verdicts_are_marked_wherever_they_are_shown(run, tmp_path, mon
         for entry in compared.values():
             sure = entry["better"] or entry["worse"]
             entry["p_holm"] = 0.5 if sure == (name == "full-base") else 0.001  # only full-base is doubtful throughout
+            entry["p"] = 0.777
     (tmp_path / "metrics/benchmark.json").write_text(json.dumps(benchmark))
     monkeypatch.chdir(tmp_path)
     report.main()
@@ -173,6 +174,7 @@ def test_doubtful_verdicts_are_marked_wherever_they_are_shown(run, tmp_path, mon
     marked = [line for line in written if "GFPGAN" in line and "†" in line]
     assert len(marked) == sum("GFPGAN | ReFL against its base" in line for line in written) == count
     assert r"$\dagger$" in (tmp_path / "data/report/comparisons.tex").read_text()
+    assert "0.777" not in "".join(written) + page, "people read the corrected p"
     assert page.count('id="doubt"') == 1
 
 
@@ -199,6 +201,10 @@ def test_tables_travel_in_the_page_as_the_files_beside_it(run, page):
         assert (float(row["lo"]), float(row["hi"])) == pytest.approx(tuple(entry["ci95"]), rel=1e-5)
         assert (int(row["n"]), int(row["dropped"])) == (entry["n"], entry["dropped"])
         assert ("held_out" in row["roles"]) == (row["metric"] in ("id_dlib", "reward_heldout"))
+    for row in csv.DictReader(io.StringIO(beside["comparisons.csv"].decode())):
+        entry = benchmark["comparisons"][row["dataset"]][row["restorer"]][row["comparison"]][row["metric"]]
+        wanted = (entry["delta"], *entry["ci95"], entry["relative"], entry["p"], entry["p_holm"])
+        assert [float(row[name]) for name in "delta lo hi relative p p_holm".split()] == pytest.approx(wanted, rel=1e-5)
     ablation = list(csv.DictReader(io.StringIO(beside["ablation.csv"].decode())))
     switches = {
         row["variant"]: "".join(row[p] for p in ("structure", "reward", "regulariser", "dynamic")) for row in ablation

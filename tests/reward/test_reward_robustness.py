@@ -28,6 +28,13 @@ def test_damages_do_what_they_say_and_more_when_stronger() -> None:
         assert strong > weak > 0
 
 
+def test_blur_is_stated_in_px_of_a_64_px_face() -> None:
+    x = np.arange(128)
+    wave = np.rint(128 + 100 * np.cos(2 * np.pi * x / 16)).astype(np.uint8)[None, :, None].repeat(128, 0).repeat(3, 2)
+    left = np.ptp(robustness.blur(wave, 1.0)[32:96, 32:96].astype(float)) / 2
+    assert left == pytest.approx(100 * np.exp(-2 * (np.pi * 2 / 16) ** 2), abs=1.5)  # a sigma of 2 px here
+
+
 def test_a_pattern_is_one_wave_two_to_four_px_long_of_the_amplitude_asked_for() -> None:
     flat = np.full((64, 64, 3), 128, np.uint8)
     for seed in range(8):

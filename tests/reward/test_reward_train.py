@@ -102,6 +102,43 @@ def test_a_loss_that_is_no_number_is_an_error_not_a_model(
         run(candidates, pairs, tmp_path)
 
 
+def test_only_fit_faces_teach_without_labels(
+    candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pairs with the HQ and with damaged copies need no votes, so nothing else keeps held-out faces out of them."""
+    asked = []
+    for name in ("hq_pairs", "with_damage"):
+        real = getattr(training, name)
+        monkeypatch.setattr(training, name, lambda c, faces, *r, real=real: asked.append(faces) or real(c, faces, *r))
+    run(candidates, pairs, tmp_path, steps=3, damage=damage_params().model_dump())
+    assert asked == [{f"face{index:02d}" for index in range(8)}] * 2
+
+
+def test_weights_rate_and_norm_of_the_recipe_reach_the_training(
+    candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss, step = training.preference_loss, torch.optim.AdamW.step
+    weights: set[float] = set()
+    norms: list[float] = []
+
+    def dear(a: torch.Tensor, b: torch.Tensor, p_a: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor):  # type: ignore[no-untyped-def]
+        weights.update(round(one, 6) for one in weight.tolist())
+        return 1e3 * loss(a, b, p_a, weight, scale)  # so that every gradient is clipped
+
+    def stepped(self: torch.optim.AdamW, *arguments: object, **more: object) -> object:
+        held = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(float(torch.stack([gradient.norm() for gradient in held]).norm()))
+        return step(self, *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "preference_loss", dear)
+    monkeypatch.setattr(torch.optim.AdamW, "step", stepped)
+    _, curve = run(candidates, pairs, tmp_path)
+    assert weights == {0.5, 0.8}  # of added pairs with the HQ, of labels
+    assert [row["lr"] for row in curve] == pytest.approx([3e-3 * warmup_cosine(row["step"], 2, 12) for row in curve])
+    assert min(row["grad_norm"] for row in curve) > 1
+    assert norms == pytest.approx([1.0] * 12, rel=1e-3)
+
+
 def test_what_the_svm_says_and_repeats_choose_no_model(
     candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,8 @@ from pipeline.annotation import svm_report
 from pipeline.annotation.svm import LabelledPairs, PairSVM, Setting, Standardiser, SvmParams, train
 from pipeline.annotation.svm_report import Trained, train_svm
 from pipeline.reward.model import FaceRewardModel
+from pipeline.reward.params import RewardParams
+from pipeline.reward.train import train as train_reward
 from stages import learning
 from stages.frm import main
 from tests.reward.test_reward_evaluate import PARAMS
@@ -59,8 +61,16 @@ def write_params(root: Path, **heldout: Any) -> None:
     (root / "params.yaml").write_text(yaml.safe_dump(content))
 
 
-def test_stage_writes_both_models_and_the_same_bytes_twice(root: Path) -> None:
+def test_stage_writes_both_models_and_the_same_bytes_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taught: dict[int, set[str]] = {}
+
+    def watched(reward: RewardParams, training: Any, caption: str, candidates: Any, labels: pd.DataFrame, *rest: Any):  # type: ignore[no-untyped-def]
+        taught[reward.seed] = set(labels["source"])
+        return train_reward(reward, training, caption, candidates, labels, *rest)
+
+    monkeypatch.setattr("stages.frm.train", watched)
     main()
+    assert taught == {0: {"simulated", "svm"}, 1: {"simulated"}}  # no SVM helps the held-out reward
     first = {name: (root / name).read_bytes() for name in (*FILES, "data/frm/reward/model.safetensors")}
     shutil.rmtree(root / "data/frm")
     main()
@@ -68,13 +78,13 @@ def test_stage_writes_both_models_and_the_same_bytes_twice(root: Path) -> None:
     assert not (root / ".scratch/frm").exists()
 
     found = json.loads((root / "metrics/frm.json").read_text())
-    assert found["headline"]["n"] == 4  # one unanimous pair of restorers for each of the four held-out faces
+    assert found["headline"]["n"] == 3  # one unanimous pair of restorers for each of the three held-out faces
     assert found["labels"] == "simulated"
     assert found["best_blind_feature"]["name"] == "sharpness"
     assert set(found["single_features"]["blind"]) == {"sharpness", "entropy"}
     assert found["single_features"]["blind"]["sharpness"]["accuracy"] == found["best_blind_feature"]["accuracy"] == 1.0
     lead = {"mean": found["headline"]["accuracy"] - 1, "ci95": found["svm"]["frm_minus"]["ci95"]}
-    assert found["svm"] == {"accuracy": 1.0, "accuracy_given": 1.0, "coverage": 1.0, "n": 4, "frm_minus": lead}
+    assert found["svm"] == {"accuracy": 1.0, "accuracy_given": 1.0, "coverage": 1.0, "n": 3, "frm_minus": lead}
     assert found["best_blind_feature"]["frm_minus"] == lead
     assert set(found["robustness"]) == {"blur", "noise", "jpeg", "oversharpen", "pattern", "identity_swap"}
     assert set(found["heldout"]) >= {"headline", "anchors", "by_restorer_pair", "calibration", "single_annotator"}
@@ -129,7 +139,9 @@ def test_stage_learning_writes_its_curve_and_the_same_bytes_twice(root: Path) ->
     assert [entry["share"] for entry in found["shares"]] == [0.5, 1.0]
     assert [entry["votes"]["pairs"] for entry in found["shares"]] == [8, 16]  # of the 24 fit pairs
     assert [entry["votes+svm"]["pairs"] for entry in found["shares"]] == [24, 24]  # an SVM of its own labels the rest
-    assert {entry[name]["n"] for entry in found["shares"] for name in ("votes", "votes+svm")} == {4}
+    assert {entry[name]["n"] for entry in found["shares"] for name in ("votes", "votes+svm")} == {
+        3
+    }  # the held-out faces
 
 
 @pytest.mark.parametrize("reference", [False, True])
