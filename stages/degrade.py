@@ -28,6 +28,7 @@ def degraded_row(face: tuple[str, Pixels], params: DegradationParams, seed: int)
 
 @stage
 def main() -> None:
+    """Draw and apply each face's degradation."""
     params = load("degradation", DegradationParams)
     faces = list(tables.read_images(tables.FACES, FACES).items())
     rows = parallel_map(partial(degraded_row, params=params, seed=value("seed")), faces, "degrade")

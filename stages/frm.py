@@ -30,6 +30,7 @@ SCRATCH = Path(".scratch/frm")
 
 @stage
 def main() -> None:
+    """Train both reward models, and judge them on pairs of faces that they never saw."""
     params, seed, prior_votes = load("frm", FrmParams), value("seed"), value("labels.prior_votes")
     known = load_preferences(DATA, ROUNDS_FOLDER)
     judged = voted(known.pairs, known.votes)
@@ -45,9 +46,9 @@ def main() -> None:
         others, theirs = rivals(known.features, decided(fit[fit.usable]), measured, PairSVM.load(SVM))
     hq = known.candidates.frame[known.candidates.frame.face_id.isin(test.face_id)].query("restorer == 'hq'")
     models = {"reward": params.reward, "heldout": params.heldout}
-    taught_by = {name: known.taught_by(model, prior_votes, f"frm.{name}") for name, model in models.items()}
     judges = "+".join(sorted(set(known.votes[known.votes.pair_id.isin(head.pair_id)].annotator_kind)))
     labels = {name: known.labelled(model, prior_votes, f"frm.{name}") for name, model in models.items()}
+    taught_by = {name: "+".join(sorted(set(some.source) - {"svm"})) for name, some in labels.items()}
     for path in (model.pretrained for model in models.values() if model.pretrained):
         check_official(path)  # before hours of training, not between two
 

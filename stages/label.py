@@ -45,6 +45,7 @@ def simulated_votes(pairs: pd.DataFrame, facts: pd.DataFrame, params: LabelsPara
 
 @stage
 def main() -> None:
+    """Gather the votes, train the SVM on them, and let it label pairs that nobody judged."""
     params, svm_params, seed = load("labels", LabelsParams), load("svm", SvmParams), value("seed")
     facts = tables.read_frame(tables.CANDIDATES, CANDIDATES, ["candidate_id", "face_id", "restorer", "anchor"])
     pairs = with_facts(tables.read_frame(tables.PAIRS, PAIRS), facts)
@@ -59,7 +60,7 @@ def main() -> None:
     for problem in problems + more_problems:
         print(f"warning: {HUMAN_VOTES}: {problem}", file=sys.stderr)
     simulated = human.iloc[:0] if params.source == "human" else simulated_votes(pairs, facts, params, seed)
-    votes = combine(params.source, simulated, human)
+    votes = combine(params.source, simulated, human, params.panel("second"))
 
     if not isinstance(reserving := value("frm.heldout.annotators") or [], list):
         raise UserError(f"params.yaml: frm.heldout.annotators: {reserving!r} is no list of names, e.g. [Ada, Ben]")

@@ -27,6 +27,7 @@ SUMMARY, PLOT = Path("metrics/frm_learning.json"), Path("plots/frm_learning.csv"
 
 @stage
 def main() -> None:
+    """Train the reward on growing shares of the labels, with and without those of an SVM."""
     params, frm, svm = load("learning", LearningParams), load("frm", FrmParams), load("svm", SvmParams)
     seed, prior_votes = int(value("seed")), value("labels.prior_votes")
     known = load_preferences(DATA, ROUNDS_FOLDER)
@@ -49,7 +50,7 @@ def main() -> None:
 
     by_votes = label(known.pairs, labels)
     entries = learning_curve(by_votes, with_svm, judge, head, params, seed, frm.evaluation.resamples)
-    kinds = known.taught_by(frm.reward, prior_votes, "frm.reward")
+    kinds = "+".join(sorted(set(labels.source)))
     write_json(SUMMARY, {"steps": params.steps, "seeds": params.seeds, "labels": kinds, "shares": entries})
     write_text(PLOT, pd.DataFrame(curve_rows(entries)).to_csv(index=False, float_format="%.6g"))
     shutil.rmtree(SCRATCH, ignore_errors=True)

@@ -19,6 +19,7 @@ PAIRS = Path("data/pairs")
 
 @stage
 def main() -> None:
+    """Choose the pairs of each face that are to be judged."""
     params = load("pairs", PairsParams)
     faces = tables.read_frame(tables.FACES, FACES, ["face_id", "group_id"])
     candidates = tables.read_frame(tables.CANDIDATES, CANDIDATES, ["candidate_id", "face_id", "restorer", "anchor"])

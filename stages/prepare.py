@@ -22,6 +22,7 @@ REJECTS = Path("data/rejects")
 
 @stage
 def main() -> None:
+    """Read or draw the faces, check, align and split them."""
     params = load("faces", FacesParams)
     image_size = value("image_size")
     rejects: list[Reject] = []

@@ -107,19 +107,19 @@ def self_agreement(votes: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
 def summary(votes: pd.DataFrame, pairs: pd.DataFrame, seed: int) -> dict[str, Any]:
     """Everything above for `votes` on `pairs` (with face_id, why, anchored, gold and both candidates), as JSON data.
 
-    Agreement counts pairs of two restorations only (anchors are too easy), each once; intervals are clustered by face,
-    or by person where `pairs` have a group_id.
+    Agreement counts pairs of two restorations only (anchors are too easy), each once; intervals are clustered by
+    group_id (a person, photo or face) where `pairs` have one, else by face.
     """
     plain = pairs[~pairs["anchored"].astype(bool) & pairs["why"].ne("repeat")]
-    face_of = plain.set_index("pair_id")["group_id" if "group_id" in plain else "face_id"]
-    counted = votes[votes["pair_id"].isin(face_of.index)]
+    group_of = plain.set_index("pair_id")["group_id" if "group_id" in plain else "face_id"]
+    counted = votes[votes["pair_id"].isin(group_of.index)]
     both = pairwise(counted)
     result: dict[str, Any] = {"raw": None, "ci95": None, "n": len(both), "alpha": None, "alpha_ci95": None}
     if len(both):
-        faces = face_of.loc[both["pair_id"]].to_numpy()
-        raw, lo, hi = paired_bootstrap(both["agree"].to_numpy(dtype=np.float64), seed, clusters=faces)
+        groups = group_of.loc[both["pair_id"]].to_numpy()
+        raw, lo, hi = paired_bootstrap(both["agree"].to_numpy(dtype=np.float64), seed, clusters=groups)
         units = counted[counted["winner"].ne("skip")].groupby("pair_id", sort=True)["winner"].agg(list)
-        alpha, alpha_lo, alpha_hi = krippendorff_alpha(units.tolist(), seed, face_of.loc[units.index].tolist())
+        alpha, alpha_lo, alpha_hi = krippendorff_alpha(units.tolist(), seed, group_of.loc[units.index].tolist())
         by_two = both.groupby(["first", "second"])["agree"].mean()
         result |= {"raw": raw, "ci95": [lo, hi], "alpha": alpha, "alpha_ci95": [alpha_lo, alpha_hi]}
         result |= {"lowest_two": float(by_two.min()), "highest_two": float(by_two.max())}

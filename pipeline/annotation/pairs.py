@@ -98,9 +98,14 @@ def _of_face(
     ]
 
 
+def pair_id_of(a: str, b: str) -> str:
+    """The id of the pair (a, b) of candidates; (b, a) is a pair of its own."""
+    return stable_hash("pair", a, b)[:16]
+
+
 def _row(face_id: str, split: str, a: str, b: str, why: str) -> dict[str, Any]:
-    pair_id = stable_hash("pair", a, b)[:16]
-    return {"pair_id": pair_id, "face_id": face_id, "candidate_a": a, "candidate_b": b, "split": split, "why": why}
+    named = {"pair_id": pair_id_of(a, b), "face_id": face_id, "candidate_a": a, "candidate_b": b}
+    return named | {"split": split, "why": why}
 
 
 def with_facts(pairs: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from pipeline import tables
-from pipeline.annotation.pairs import with_facts
+from pipeline.annotation.pairs import pair_id_of, with_facts
 from pipeline.params import Params, UserError, validate
 from pipeline.runtime import file_hash, rng, stable_hash, write_json
 
@@ -197,7 +197,7 @@ def _swapped(pairs: pd.DataFrame) -> pd.DataFrame:
     sides = {"candidate_a": pairs["candidate_b"], "candidate_b": pairs["candidate_a"]}
     found = pairs.assign(**sides, why="repeat", wanted=EVERYONE, repeat_of=pairs["pair_id"])
     ids = zip(found["candidate_a"], found["candidate_b"], strict=True)
-    return found.assign(pair_id=[stable_hash("pair", a, b)[:16] for a, b in ids])
+    return found.assign(pair_id=[pair_id_of(a, b) for a, b in ids])
 
 
 def _least_sure(pairs: pd.DataFrame, annotations: pd.DataFrame) -> pd.DataFrame:

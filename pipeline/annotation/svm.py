@@ -69,11 +69,11 @@ class LabelledPairs:
     x: Array  # [N, features] differences of standardised features
     a_wins: NDArray[np.bool_]  # [N]
     weight: Array  # [N] confidence of the label
-    faces: NDArray[Any]  # [N] what no fold may split: a face, or the person or photo that several faces are of
+    groups: NDArray[Any]  # [N] what no fold may split: a face, or the person or photo that several faces are of
 
     def take(self, rows: NDArray[np.int64]) -> LabelledPairs:
         """The pairs of these rows."""
-        return LabelledPairs(self.x[rows], self.a_wins[rows], self.weight[rows], self.faces[rows])
+        return LabelledPairs(self.x[rows], self.a_wins[rows], self.weight[rows], self.groups[rows])
 
     def mirrored(self) -> LabelledPairs:
         """Every pair and its mirror image: [2N]."""
@@ -81,17 +81,17 @@ class LabelledPairs:
             np.concatenate([self.x, -self.x]),
             np.concatenate([self.a_wins, ~self.a_wins]),
             np.concatenate([self.weight, self.weight]),
-            np.concatenate([self.faces, self.faces]),
+            np.concatenate([self.groups, self.groups]),
         )
 
     def folds(self, count: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """(train, test) rows, faces never on both sides. Raises UserError for fewer faces than folds."""
-        if (faces := len(np.unique(self.faces))) < count:
+        """(train, test) rows, groups never on both sides. Raises UserError for fewer groups than folds."""
+        if (groups := len(np.unique(self.groups))) < count:
             raise UserError(
-                f"only {faces} faces have decided votes in the fit split, fewer than {count} folds; collect more "
+                f"only {groups} faces have decided votes in the fit split, fewer than {count} folds; collect more "
                 "votes, set labels.source to both, or lower svm.outer_folds and svm.inner_folds"
             )
-        return list(GroupKFold(count).split(self.x, groups=self.faces))
+        return list(GroupKFold(count).split(self.x, groups=self.groups))
 
 
 @dataclass(frozen=True)

@@ -159,9 +159,9 @@ def out_of_fold(trained: Trained, params: SvmParams, seed: int) -> dict[str, Any
     pairs, p_a = trained.pairs.take(np.flatnonzero(trained.plain)), trained.nested[trained.kernel].p_a[trained.plain]
     right = ((p_a > 0.5) == pairs.a_wins).astype(np.float64)
     answered = ~trained.svm.abstains(p_a)
-    accuracy, ci95 = _mean_interval(right, pairs.faces, params.resamples, seed)
-    answered_accuracy, _ = _mean_interval(right[answered], pairs.faces[answered], params.resamples, seed)
-    coverage, _ = _mean_interval(answered.astype(np.float64), pairs.faces, params.resamples, seed)
+    accuracy, ci95 = _mean_interval(right, pairs.groups, params.resamples, seed)
+    answered_accuracy, _ = _mean_interval(right[answered], pairs.groups[answered], params.resamples, seed)
+    coverage, _ = _mean_interval(answered.astype(np.float64), pairs.groups, params.resamples, seed)
     kernels = {
         name: {"accuracy": float(one.accuracies.mean()), "se": _standard_error(one.accuracies)}
         for name, one in trained.nested.items()
@@ -170,7 +170,7 @@ def out_of_fold(trained: Trained, params: SvmParams, seed: int) -> dict[str, Any
         "accuracy": accuracy,
         "ci95": ci95,
         "n": len(right),
-        "faces": len(np.unique(pairs.faces)),
+        "faces": len(np.unique(pairs.groups)),
         "accuracy_answered": answered_accuracy,
         "coverage": coverage,
         "target_accuracy": params.target_accuracy,

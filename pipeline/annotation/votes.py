@@ -132,7 +132,7 @@ def _agreement_text(found: Mapping[str, Any]) -> list[str]:
         lo, hi = found["ci95"]
         alpha_lo, alpha_hi = found["alpha_ci95"]
         lines = [
-            f"raw agreement         {found['raw']:.3f} [{lo:.3f}, {hi:.3f}] , {found['n']} comparisons of two people",
+            f"raw agreement         {found['raw']:.3f} [{lo:.3f}, {hi:.3f}], {found['n']} comparisons of two people",
             f"Krippendorff's alpha  {found['alpha']:.3f} [{alpha_lo:.3f}, {alpha_hi:.3f}]",
         ]
     if (left := found["left_choice_rate"]) is not None:

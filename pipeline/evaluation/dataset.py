@@ -1,4 +1,4 @@
-"""The faces a benchmark is measured on: the pipeline's own test split, or folders of other people's images."""
+"""Faces with their degraded inputs: a split of the pipeline's own, or a folder of other people's images."""
 
 from __future__ import annotations
 

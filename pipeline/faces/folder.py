@@ -108,6 +108,8 @@ def folder_faces(params: FacesParams, image_size: int) -> tuple[list[Face], list
                     rejects[face.source] = Reject(face.source, f"same bytes as {first.source}")
     found = list(rejects.values())
     check_rejects(folder, looked_at, len(faces), found, params.max_rejected)
+    if looked_at < len(names):
+        print(f"{folder}: {looked_at} of {len(names)} images were read, they gave the {params.count} of faces.count")
     return list(faces.values())[: params.count], found
 
 

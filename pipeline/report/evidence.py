@@ -121,7 +121,7 @@ def _frm_lead(content: Mapping[str, Any]) -> str:
     if unbeaten:
         said = f"The FRM is not shown to be better than {listed(unbeaten)}. {said}"
     if beaten:
-        said += f" That is more than {listed(beaten)} reaches."
+        said += f" That is more than {listed(beaten)} {'reach' if len(beaten) > 1 else 'reaches'}."
     if not headline.get("enough_pairs", True):
         said = f"Too few pairs to be evidence. {said}"
     return said

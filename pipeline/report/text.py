@@ -41,8 +41,8 @@ VERDICTS = {"better": "better", "worse": "worse", "none": "no measurable differe
 SURE = 0.05  # p under which a test calls a difference sure, as the 95 % interval does that excludes zero
 DOUBT = "†"
 DOUBT_NOTE = (
-    f"{DOUBT} Not sure: the 95 % interval, which verdicts follow, excludes zero, but Wilcoxon’s p after Holm’s "
-    f"correction does not: it is {SURE} or more; or the reverse."
+    f"{DOUBT} The tests disagree: the 95 % interval, which the verdict follows, excludes zero, but Wilcoxon’s p after "
+    f"Holm’s correction is {SURE} or more; or the other way round."
 )
 NBSP = "\u00a0"  # keeps a number and its unit on one line
 

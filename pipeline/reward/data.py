@@ -47,13 +47,6 @@ class Preferences:
     votes: pd.DataFrame  # those that stand
     annotations: pd.DataFrame
 
-    def taught_by(self, params: RewardParams, prior_votes: float, where: str) -> str:
-        """Whose votes one model learns from, with the SVM or without: human, simulated or human+simulated."""
-        labels = training_labels(
-            self.annotations, self.votes, params.model_copy(update={"svm_labels": False}), prior_votes, where
-        )
-        return "+".join(sorted(set(labels.source)))
-
     def labelled(self, params: RewardParams, prior_votes: float, where: str) -> pd.DataFrame:
         """The pairs that one model learns from, see `training_labels`."""
         return label(self.pairs, training_labels(self.annotations, self.votes, params, prior_votes, where))
