@@ -42,7 +42,7 @@ def test_relative_links_and_pictures_are_there(page: Path) -> None:
 def test_what_the_page_on_extending_names_is_there() -> None:
     page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
     assert all((ROOT / "docs" / link).exists() for link in re.findall(r"\]\(([^)\s]+)", page))
-    named = re.findall(r"`([\w/]+\.py)`(?: \(((?:`\w+`(?:, )?)+)\))?", page)
+    named = re.findall(r"`([\w/]+\.py)`(?: \(((?:`\w+`(?:, )?)+))?", " ".join(page.split()))
     assert len(named) > 15
     for file, names in named:
         code = (ROOT / file).read_text(encoding="utf-8")
