@@ -99,7 +99,9 @@ profile: venv
 	  echo "error: $(RUN) has commits that no branch holds and that would be lost; keep them: git branch NAME $$own" >&2; exit 1; \
 	fi
 	@if [ -d $(RUN) ]; then \
-	  cd $(RUN); votes=$$(git diff --name-only HEAD -- annotations/human.parquet); \
+	  cd $(RUN); base=$$(cat .head 2>/dev/null || true); \
+	  git cat-file -e "$$base^{commit}" 2>/dev/null || base=HEAD; \
+	  votes=$$(git diff --name-only --diff-filter=AM "$$base" -- annotations); \
 	  tar -cf .kept.tar $$(ls -d $(KEPT) 2>/dev/null) $$votes --files-from /dev/null; \
 	  git reset --quiet; \
 	  git checkout --quiet --force --detach $$(git -C $(CURDIR) rev-parse HEAD); \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -35,7 +36,7 @@ from pipeline.reward.learning import LearningParams
 from pipeline.reward.model import check_official
 from pipeline.reward.params import FrmParams, RewardParams
 from pipeline.reward.train import build
-from pipeline.runtime import RuntimeParams, device, one_line_errors
+from pipeline.runtime import RuntimeParams, one_line_errors
 
 MODELS: dict[str, type[Params]] = {
     "faces": FacesParams,
@@ -77,7 +78,8 @@ def check() -> None:
     for folder in _left_over():
         said = "it is no longer in refl.restorers and refl.variants, but DVC still hashes it: delete it"
         print(f"warning: {folder}: {said}", file=sys.stderr)
-    if device().type == "cpu" and value("runtime.device") == "auto" and Path("/dev/nvidia0").exists():
+    automatic = load("runtime", RuntimeParams).device == "auto" and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    if automatic and Path("/dev/nvidia0").exists() and not torch.cuda.is_available():
         said = f"torch {torch.__version__} can't use this machine's GPU, so everything runs on the CPU"
         print(f"warning: runtime.device: {said}; is its driver new enough?", file=sys.stderr)
 

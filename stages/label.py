@@ -60,7 +60,7 @@ def main() -> None:
     for problem in problems + more_problems:
         print(f"warning: {HUMAN_VOTES}: {problem}", file=sys.stderr)
     simulated = human.iloc[:0] if params.source == "human" else simulated_votes(pairs, facts, params, seed)
-    votes = combine(params.source, simulated, human, params.panel("second"))
+    votes = combine(params.source, simulated, human)
 
     if not isinstance(reserving := value("frm.heldout.annotators") or [], list):
         raise UserError(f"params.yaml: frm.heldout.annotators: {reserving!r} is no list of names, e.g. [Ada, Ben]")

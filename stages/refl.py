@@ -47,7 +47,7 @@ def main(
     gan, seed, name = load("gan", GanParams), int(value("seed")), f"{restorer}-{variant}"
     runtime = load("runtime", RuntimeParams)
     if kind == MORE_BASE:
-        require_one_process(f"refl {variant}: base training")
+        require_one_process(f"refl {variant}: a base restorer")
     accelerator = Accelerator(cpu=device().type == "cpu", kwargs_handlers=[WAIT])
     if accelerator.mixed_precision not in ("no", params.precision) or accelerator.gradient_accumulation_steps != 1:
         raise UserError(

@@ -41,7 +41,7 @@ class Noisy:
     def __init__(self, strength):
         self.strength = strength
 
-    def restore(self, lq, captions, ids, seed):
+    def restore(self, lq, prompts, ids, seed):
         assert not set(ids) - set(TEST_FACES), "only test faces may be restored"
         return (lq + self.strength * noise_like_ids(ids, lq.shape[1:], seed)).clamp(-1, 1)
 
@@ -235,7 +235,7 @@ def test_test_faces_travel_as_files_and_come_back_as_results(project, capsys):
     (project / "out/lq/stranger.png").touch()
     with pytest.raises(SystemExit):
         commands.faces(Path("out"))
-    assert "holds files of other faces (stranger)" in capsys.readouterr().err
+    assert "holds images of other faces (stranger)" in capsys.readouterr().err
 
 
 def test_samples_seeds_votes_and_costs(project):

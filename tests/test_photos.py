@@ -31,10 +31,11 @@ class Fake:
         self.shift = shift
         self.ids: list[str] = []
 
-    def restore(self, lq: torch.Tensor, captions: Sequence[str], ids: Sequence[str], seed: int) -> torch.Tensor:
+    def restore(self, lq: torch.Tensor, prompts: Sequence[str], ids: Sequence[str], seed: int) -> torch.Tensor:
         assert lq.shape[1:] == (3, self.native_size, self.native_size)
         assert lq.abs().max() <= 1
-        assert len(captions) == len(ids) == len(lq)
+        assert list(prompts) == [""] * len(ids)
+        assert len(ids) == len(lq)
         self.ids += ids
         return (lq - self.shift).clamp(-1, 1)
 

@@ -279,6 +279,7 @@ def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(clone: Path
     assert "error: .runs/omi-cpu has commits that no branch holds" in done.stderr
     git(clone, "branch", "from-omi-cpu", git(run, "rev-parse", "HEAD"))
     assert make(clone, "profile", "PROFILE=omi-cpu").returncode == 0
+    assert (run / "annotations/human.parquet").read_bytes() == b"votes exported in the run"  # committed there, and kept
     git(clone, "commit", "--quiet", "--amend", "-m", "the checkout's own history may change")
     assert make(clone, "profile", "PROFILE=omi-cpu").returncode == 0
 

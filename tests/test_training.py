@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+from pathlib import Path
 
-from pipeline.training import drawn_batch, images_of
+import pytest
+import torch
+from torch import nn
+
+from pipeline.params import UserError
+from pipeline.training import Checkpoint, drawn_batch, images_of, require_one_process
 from tests import tiny
 
 
@@ -21,3 +26,22 @@ def test_every_step_draws_anew_and_the_same_again() -> None:
     seeds = [drawn_batch(faces, 4, step, 0.5, torch.device("cpu"), 0)[3].initial_seed() for step in (0, 1, 2, 0)]
     assert len(set(seeds[:3])) == 3
     assert seeds[3] == seeds[0]
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layer, path = nn.Linear(2, 2), tmp_path / "x.pt"
+    Checkpoint(path, {"layer": layer}).save(step=3)
+    (tmp_path / ".x.pt.abc").write_bytes(b"half of one")
+    (tmp_path / ".y.pt.abc").write_bytes(b"of another training")
+    again = nn.Linear(2, 2)
+    assert Checkpoint(path, {"layer": again}).load() == {"step": 3}
+    assert torch.equal(layer.weight, again.weight)
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".y.pt.abc", "x.pt"]
+    assert capsys.readouterr().out == f"goes on from {path}\n"
+
+
+def test_one_of_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_one_process("base")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="base trains in one process; start the stage without `accelerate launch`"):
+        require_one_process("base")

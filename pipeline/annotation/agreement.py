@@ -49,7 +49,7 @@ def krippendorff_alpha(
 ) -> tuple[float, float, float]:
     """Nominal alpha of units (the values given to one item) with a 95 % bootstrap interval: (alpha, lo, hi).
 
-    Units are resampled, or whole `clusters` (face ids) of them. All three are nan where no unit has two values.
+    Units are resampled, or whole `clusters` (of one group) of them. All three are nan where no unit has two values.
     """
     labels = sorted({value for values in units for value in values}, key=str)
     matrices = coincidences(units, labels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -146,15 +145,10 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def combine(
-    source: Literal["simulated", "human", "both"],
-    simulated: pd.DataFrame,
-    human: pd.DataFrame,
-    second_panel: Collection[str] = (),
+    source: Literal["simulated", "human", "both"], simulated: pd.DataFrame, human: pd.DataFrame
 ) -> pd.DataFrame:
-    """The votes that teach. With `both`, a pair that a person judged is labelled by people alone.
+    """The votes that make the labels. With `both`, a pair that a person judged is labelled by people alone.
 
-    Simulated annotators of the `second_panel` keep all of their votes: they label nothing, and the held-out reward,
-    which they alone teach, is not to know less for every pair that people judge.
     Raises UserError for `human` without a vote.
     """
     if source == "simulated":
@@ -168,8 +162,7 @@ def combine(
         return human
     if human.empty:
         return simulated
-    kept = ~simulated["pair_id"].isin(human["pair_id"]) | simulated["annotator"].isin(second_panel)
-    return pd.concat([simulated[kept], human], ignore_index=True)
+    return pd.concat([simulated[~simulated["pair_id"].isin(human["pair_id"])], human], ignore_index=True)
 
 
 def aggregate(votes: pd.DataFrame, prior_votes: float) -> pd.DataFrame:

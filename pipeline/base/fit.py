@@ -33,7 +33,7 @@ def fit(
     discriminator, its optimizer), which the checkpoint holds too.
     Raises UserError when the loss or its gradient stops being finite, and in one of several processes.
     """
-    require_one_process(f"{name}: base training")
+    require_one_process(f"{name}: a base restorer")
     trained = [p for p in module.parameters() if p.requires_grad]
     optimizer = adamw(trained, params.learning_rate, params.weight_decay)
     schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, params.warmup_steps, params.steps))

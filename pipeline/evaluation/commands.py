@@ -16,7 +16,7 @@ from pipeline.evaluation.dataset import from_tables
 from pipeline.evaluation.measure import Plan, measure
 from pipeline.evaluation.scoring import ScoreCache, load_reward
 from pipeline.evaluation.summary import Comparison
-from pipeline.images import encode_png
+from pipeline.images import SUFFIXES, encode_png
 from pipeline.metrics.catalogue import METRICS, REWARDS, SET_METRICS, STANDARD, VQFR, get
 from pipeline.params import UserError
 from pipeline.report import formats
@@ -113,9 +113,11 @@ def faces(
     """
     dataset = from_tables(data / "faces", data / "degraded", split)
     require_writable(out, "--out")
+    for side in ("lq", "hq"):
+        there = {path.stem for path in (out / side).glob("*") if path.suffix.lower() in SUFFIXES}
+        if strangers := sorted(there - set(dataset.ids)):
+            raise UserError(f"{out / side} holds images of other faces ({strangers[0]}); name an empty folder")
     for side, images in (("lq", dataset.lq), ("hq", dataset.hq or ())):
-        if strangers := sorted({path.stem for path in (out / side).glob("*")} - set(dataset.ids)):
-            raise UserError(f"{out / side} holds files of other faces ({strangers[0]}); name an empty folder")
         for name, image in zip(dataset.ids, images, strict=True):
             write_bytes(out / side / f"{name}.png", encode_png(image))
     print(f"{len(dataset.ids)} faces of split {split}, {dataset.size} px: {out / 'lq'}, {out / 'hq'}")

@@ -109,7 +109,8 @@ def folder_faces(params: FacesParams, image_size: int) -> tuple[list[Face], list
     found = list(rejects.values())
     check_rejects(folder, looked_at, len(faces), found, params.max_rejected)
     if looked_at < len(names):
-        print(f"{folder}: {looked_at} of {len(names)} images were read, they gave the {params.count} of faces.count")
+        read_so_far = f"{looked_at} of {len(names)} images were read"
+        print(f"{folder}: {read_so_far}; they gave the {params.count} faces of faces.count")
     return list(faces.values())[: params.count], found
 
 

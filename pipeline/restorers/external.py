@@ -24,7 +24,6 @@ class External:
 
         Raises UserError naming folder and file: missing, there twice, unreadable, or of another size than its input.
         """
-        self.folder = folder
         self.native_size = dataset.size
         files = find(folder)
         self.paths: dict[str, Path] = {}

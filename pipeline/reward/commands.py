@@ -15,7 +15,16 @@ from pipeline.faces.folder import image_names, read_caption
 from pipeline.images import Pixels, decode
 from pipeline.params import UserError, printable
 from pipeline.reward.model import FaceRewardModel
-from pipeline.runtime import Device, RuntimeParams, configure, device, one_line_errors, progress, write_text
+from pipeline.runtime import (
+    Device,
+    RuntimeParams,
+    configure,
+    device,
+    one_line_errors,
+    progress,
+    require_writable,
+    write_text,
+)
 
 
 @one_line_errors
@@ -34,6 +43,7 @@ def score(
         names, root = [images.name], images.parent
     if not names:
         raise UserError(f"{images} holds no image")
+    require_writable(out.parent, "--out")
     configure(RuntimeParams(device=on))
     model = FaceRewardModel.from_pretrained(reward, device(on))
     rows: list[tuple[str, float]] = []

@@ -175,7 +175,6 @@ def test_people_replace_simulated_votes_pair_by_pair() -> None:
     assert combine("simulated", simulated, human)["event_id"].tolist() == ["s1", "s2"]
     assert combine("human", simulated, human)["event_id"].tolist() == ["h1"]
     assert combine("both", simulated, human)["event_id"].tolist() == ["s2", "h1"]
-    assert combine("both", simulated, human, ["ann"])["event_id"].tolist() == ["s1", "s2", "h1"]  # of the second panel
     assert combine("both", simulated, human.iloc[:0])["event_id"].tolist() == ["s1", "s2"]
     with pytest.raises(UserError, match=r"labels.source is `human`, but .* holds no vote"):
         combine("human", simulated, human.iloc[:0])

@@ -166,6 +166,12 @@ def test_only_train_faces_are_accepted(tmp_path: Path) -> None:
         train(tmp_path, split="test")
 
 
+def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="gfpgan: a base restorer trains in one process"):
+        train(tmp_path)
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Faces of splits train and val, and tiny params."""

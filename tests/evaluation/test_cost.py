@@ -15,7 +15,7 @@ class OneConvolution(nn.Module):
         self.there = nn.Conv2d(3, 5, 3, padding=1, bias=False)
         self.back = nn.Conv2d(5, 3, 3, padding=1, bias=False)
 
-    def restore(self, lq: torch.Tensor, captions: list[str], ids: list[str], seed: int) -> torch.Tensor:
+    def restore(self, lq: torch.Tensor, prompts: list[str], ids: list[str], seed: int) -> torch.Tensor:
         return self.back(self.there(lq))
 
 

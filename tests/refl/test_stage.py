@@ -84,3 +84,12 @@ def test_what_accelerate_would_set_and_nothing_reads_is_refused(
         AcceleratorState._reset_state(reset_partial_state=True)
     assert stopped.value.code == 2
     assert "accelerate's own precision and accumulation are not used" in capsys.readouterr().err
+
+
+def test_base_training_is_of_one_process(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):
+        stage.main("diffbir", "more_base")
+    assert "refl more_base: a base restorer trains in one process" in capsys.readouterr().err

@@ -60,7 +60,7 @@ def test_one_file_is_a_set_of_one(model: FaceRewardModel, tmp_path: Path) -> Non
     [
         ("nowhere", "scores.csv", "no image could be scored"),
         ("empty", "scores.csv", "empty holds no image"),
-        ("a.png", "a.png/scores.csv", "can't be written"),
+        ("a.png", "a.png/scores.csv", "--out"),
     ],
 )
 def test_mistakes_end_with_one_line(
