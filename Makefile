@@ -37,7 +37,7 @@ VARIANTS ?= structure reward static full no_reward more_base
 RESTORERS ?=
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 10
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 11
 
 venv: $(VENV)/.installed
 
@@ -99,6 +99,13 @@ profile: venv
 	  echo "error: $(RUN) has commits that no branch holds and that would be lost; keep them: git branch NAME $$own" >&2; exit 1; \
 	fi
 	@if [ -d $(RUN) ]; then \
+	  edited=$$(git -C $(RUN) diff --name-only --diff-filter=d HEAD -- . $(addprefix ':(exclude)',$(KEPT) annotations params.yaml) | tr '\n' ' '); \
+	  if [ -f $(RUN)/.params ] && [ -f $(RUN)/params.yaml ] && ! cmp -s $(RUN)/.params $(RUN)/params.yaml; then edited="params.yaml $$edited"; fi; \
+	  if [ -n "$$edited" ]; then \
+	    echo "error: edits in $(RUN) would be lost: $$edited- put params into $(PARAMS) and code into this checkout, and delete these files there" >&2; exit 1; \
+	  fi; \
+	fi
+	@if [ -d $(RUN) ]; then \
 	  cd $(RUN); base=$$(cat .head 2>/dev/null || true); \
 	  git cat-file -e "$$base^{commit}" 2>/dev/null || base=HEAD; \
 	  votes=$$(git diff --name-only --diff-filter=AM "$$base" -- annotations); \
@@ -113,12 +120,14 @@ profile: venv
 	@git -C $(RUN) rev-parse HEAD > $(RUN)/.head
 	@cd $(RUN) && dvc config --local cache.dir "$$(cd $(CURDIR) && dvc cache dir)"
 	@cd $(RUN) && for round in annotations/rounds/*.dvc; do if [ -e "$$round" ]; then dvc checkout --quiet "$$round"; fi; done
-	@cp $(PARAMS) $(RUN)/params.yaml
+	@cp $(PARAMS) $(RUN)/params.yaml && cp $(PARAMS) $(RUN)/.params
 	@if [ -n "$(FACES)" ]; then \
 	  test -d "$(FACES)" || { echo "error: FACES=$(FACES) is no folder" >&2; exit 1; }; \
 	  (cd $(RUN) && python -c "$$OWN_FACES") || \
 	    { if [ $$? = 3 ]; then echo "error: FACES is given, but $(PARAMS) takes its faces from elsewhere: it needs faces.source: folder and faces.folder: faces" >&2; fi; exit 1; }; \
 	  ln -sfn "$$(cd "$(FACES)" && pwd)" $(RUN)/faces; \
+	fi
+	@if [ -e $(RUN)/faces ]; then \
 	  (cd -P $(RUN)/faces && pwd -P && $(LISTED)) > $(RUN)/.faces.new; \
 	  if cmp -s $(RUN)/.faces.new $(RUN)/.faces; then rm $(RUN)/.faces.new; fi; \
 	fi

@@ -28,6 +28,10 @@ AT_ONCE = 4  # faces in the model's memory: a group photo may show dozens; one a
 TOO_LARGE = 2.0  # times the native size: beyond, the restored face is visibly coarser than the photo around it
 
 
+class OutOfMemory(UserError):
+    """No photo's fault."""
+
+
 @dataclass(frozen=True)
 class Finder:
     """Finds the faces of a photo: a detector of `pipeline.faces.detection` and the least score that counts."""
@@ -51,8 +55,8 @@ def restore_photos(
     without a face or that can't be read is said through `say` and skipped; so is what makes a result coarse. The same
     photo and seed give the same result, whatever lies beside it.
 
-    Returns the files written. Raises UserError when there is no photo, when a result would replace a photo, or when
-    nothing could be restored.
+    Returns the files written. Raises UserError when there is no photo, when a result would replace a photo, when the
+    GPU's memory is too small, or when nothing could be restored.
     """
     targets = output_paths(source, out)
     say(f"the model restores faces at {restorer.native_size} × {restorer.native_size} px")
@@ -66,6 +70,8 @@ def restore_photos(
         except OSError as error:
             say(f"{photo}: skipped, not readable ({error.strerror})")
             continue
+        except OutOfMemory as error:  # the next photo would fail as well
+            raise UserError(f"{photo}: {error}") from None
         except UserError as error:
             say(f"{error}; skipped")
             continue
@@ -90,10 +96,11 @@ def output_paths(source: Path, out: Path) -> dict[Path, Path]:
     """
     if os.path.isdir(source):
         inside = [source / name for name in image_names(source)]
-        # results of an earlier run below the folder are no photos
+        # results of an earlier run are no photos
         earlier, whole = out.resolve(), source.resolve()
         above = earlier == whole or earlier in whole.parents
-        photos = [path for path in inside if above or earlier not in path.resolve().parents]
+        below = [path for path in inside if above or earlier not in path.resolve().parents]
+        photos = [path for path in below if not _is_result(path)]
         root, kept = source, photos
     elif os.path.isfile(source):
         photos, root = [source], source.parent
@@ -105,7 +112,7 @@ def output_paths(source: Path, out: Path) -> dict[Path, Path]:
     else:
         raise UserError(f"{source} does not exist, or can't be read; give a photo or a folder of photos")
     if not photos:
-        raise UserError(f"{source} holds no image ({', '.join(sorted(SUFFIXES))})")
+        raise UserError(f"{source} holds no image ({', '.join(sorted(SUFFIXES))}) but earlier results, if any")
     names = [photo.relative_to(root) for photo in photos]
     same = Counter(name.with_suffix(".png") for name in names)  # a.jpg and a.png beside each other keep their suffix
     plain = [name.with_suffix(".png") for name in names]
@@ -173,7 +180,7 @@ class Restoration:
                 try:
                     restored += self._at_once([crop], [one])
                 except torch.OutOfMemoryError:
-                    raise UserError("the GPU's memory is too small for one face; use --device cpu") from None
+                    raise OutOfMemory("the GPU's memory is too small for one face; use --device cpu") from None
         return restored
 
     def _at_once(self, crops: Sequence[Pixels], ids: list[str]) -> list[Pixels]:

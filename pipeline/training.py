@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from pipeline.evaluation.dataset import Dataset
 from pipeline.images import to_tensor
@@ -170,6 +170,18 @@ class Checkpoint:
 
 def count_flops(work: Callable[[], object]) -> int:
     """Floating-point operations of one call (matrix products and convolutions, forward and backward)."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward}) as counter:
         work()
     return counter.get_total_flops()
+
+
+def _backward(
+    gradient: Sequence[int], x: Sequence[int], weight: Sequence[int], _bias: object, _stride: object, _padding: object,
+    _dilation: object, transposed: bool, _output_padding: object, _groups: int, wanted: Sequence[bool], **_: object,
+) -> int:  # fmt: skip
+    """Of a convolution, from shapes: the gradients of input and weight each cost what the forward pass does.
+
+    torch's own formula ignores groups, and takes the weights' gradient of GFPGAN's modulated convolutions (a group an
+    image) for as many times what it costs as there are images.
+    """
+    return sum(wanted[:2]) * conv_flop_count(list(x), list(weight), list(gradient), transposed)

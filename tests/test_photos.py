@@ -246,6 +246,34 @@ def test_results_may_lie_above_the_photos_and_two_never_share_a_file(tmp_path: P
         restore_photos(tmp_path / "in/a.jpg", tmp_path / "in", Fake(64), None, CPU, seed=0, say=lambda _: None)
 
 
+def test_earlier_results_beside_the_photos_are_not_restored_again(tmp_path: Path, photo: Pixels) -> None:
+    (tmp_path / "a.jpg").write_bytes(encode_png(photo[:64, :64]))
+    for _ in range(3):
+        written = restore_photos(tmp_path, tmp_path, Fake(64), None, CPU, seed=0, say=lambda _: None)
+        assert written == [tmp_path / "a.png"]
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(UserError, match="holds no image"):
+        restore_photos(tmp_path, tmp_path / "out", Fake(64), None, CPU, seed=0, say=lambda _: None)
+
+
+def test_too_little_memory_ends_the_work_and_names_the_photo(
+    tmp_path: Path, photo: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(encode_png(photo[:64, :64]))
+    tried: list[int] = []
+
+    def full(lq: torch.Tensor, *_: Any) -> torch.Tensor:
+        tried.append(len(lq))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    restorer = Fake(64)
+    monkeypatch.setattr(restorer, "restore", full)
+    with pytest.raises(UserError, match=r"a\.png: the GPU's memory is too small for one face"):
+        restore_photos(tmp_path, tmp_path / "out", restorer, None, CPU, seed=0, say=lambda _: None)
+    assert tried == [1, 1]  # of the first photo alone
+
+
 def test_noise_follows_the_photo_not_its_place(tmp_path: Path, photo: Pixels) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "one/b.png").write_bytes(encode_png(photo[:64, :64]))

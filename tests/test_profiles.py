@@ -239,6 +239,10 @@ def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(clone: Path
     (faces / "linked.png").symlink_to(tmp_path / "a picture")
     assert make(clone, "profile", "PROFILE=omi-cpu", f"FACES={faces}").returncode == 0
     assert (run / ".faces.new").exists()
+    (run / ".faces.new").rename(run / ".faces")
+    (faces / "another.png").write_bytes(b"a picture")
+    assert make(clone, "profile", "PROFILE=omi-cpu").returncode == 0  # through the link that is there
+    assert (run / ".faces.new").exists()
     # other weights are said, for no stage watches them
     again = ("profile", "PROFILE=omi-cpu", f"WEIGHTS={weights}")
     done = make(clone, *again)
@@ -271,6 +275,18 @@ def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(clone: Path
     assert (run / "annotations/human.parquet").read_bytes() == b"votes exported in the run"
     assert (run / "annotations/rounds/0001-abc/round.json").read_text() == "{}\n"  # the run can learn from its votes
     assert git(clone, "status", "--porcelain") == ""
+
+    # edits that somebody made in the worktree are not overwritten
+    for name in ("params.yaml", "pipeline/params.py"):
+        before = (run / name).read_text()
+        (run / name).write_text(before + "# mine\n")
+        done = make(clone, "profile", "PROFILE=omi-cpu")
+        assert done.returncode != 0
+        assert f"error: edits in .runs/omi-cpu would be lost: {name} " in done.stderr
+        assert (run / name).read_text() == before + "# mine\n"
+        (run / name).unlink()  # as the message asks
+        assert make(clone, "profile", "PROFILE=omi-cpu").returncode == 0
+        assert (run / name).read_text() == before
 
     # commits that somebody made in the worktree are not left behind
     git(run, "commit", "-qam", "votes")

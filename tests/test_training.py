@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.params import UserError
-from pipeline.training import Checkpoint, drawn_batch, images_of, require_one_process
+from pipeline.training import Checkpoint, count_flops, drawn_batch, images_of, require_one_process
 from tests import tiny
 
 
@@ -26,6 +26,18 @@ def test_every_step_draws_anew_and_the_same_again() -> None:
     seeds = [drawn_batch(faces, 4, step, 0.5, torch.device("cpu"), 0)[3].initial_seed() for step in (0, 1, 2, 0)]
     assert len(set(seeds[:3])) == 3
     assert seeds[3] == seeds[0]
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_grouped_convolution_costs_no_more_backwards_than_forwards_twice(groups: int, transposed: bool) -> None:
+    x, width = torch.ones(1, 16, 8, 8, requires_grad=True), 16 // groups
+    weight = torch.ones(16, width, 3, 3, requires_grad=True)
+    convolve = nn.functional.conv_transpose2d if transposed else nn.functional.conv2d
+    forward = 2 * 16 * width * 3 * 3 * 8 * 8  # a multiply-add is two
+    assert count_flops(lambda: convolve(x, weight, groups=groups, padding=1).sum().backward()) == 3 * forward
+    with torch.no_grad():
+        assert count_flops(lambda: convolve(x, weight, groups=groups, padding=1)) == forward
 
 
 def test_what_a_kill_left_of_a_checkpoint_is_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

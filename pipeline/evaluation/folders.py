@@ -68,7 +68,7 @@ def find(folder: Path) -> dict[str, Path]:
         raise UserError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
     for path in _inside(folder):
-        if path.suffix.lower() in SUFFIXES:
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
             _require_utf8(path)
             if path.stem in found:
                 raise UserError(f"{folder}: {found[path.stem].name} and {path.name} have one name; keep one of them")

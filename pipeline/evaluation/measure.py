@@ -24,7 +24,7 @@ from pipeline.evaluation.scoring import (
 )
 from pipeline.evaluation.sets import Samples, diversity, embed, frechet_distances, spread
 from pipeline.evaluation.summary import FEWEST, PEOPLE, Comparison, benchmark, nested, of_people, public_name, seeds
-from pipeline.metrics import bradley_terry
+from pipeline.metrics import bradley_terry, frechet
 from pipeline.metrics.catalogue import METRICS, REWARDS, SET_METRICS, get
 from pipeline.metrics.statistics import paired_bootstrap, wilcoxon_p
 from pipeline.params import UserError
@@ -71,6 +71,8 @@ def measure(
     if not names:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
         raise UserError(f"{dataset.name}: no metric can be computed: {reasons}")
+    if "fid_vqfr" in names:
+        frechet.ffhq()  # a damaged file is said before anything is restored
     of_images = [name for name in names if name not in SET_METRICS]
     scorer = Scorer(dataset, rewards, cache)
     rows = score_model(scorer, dataset, "lq", [dataset.lq], of_images)

@@ -13,7 +13,7 @@ from pipeline.tables import image_cell
 
 @dataclass(frozen=True)
 class Face:
-    """One square face. Ids come from source bytes and crop only: neither resolution nor re-encoding changes them."""
+    """One square face. Ids come from source bytes and crop only: neither our resizing nor our encoding changes them."""
 
     face_id: str
     image: Pixels  # [image_size, image_size, 3]

@@ -40,10 +40,10 @@ def train(refl: ReFL, watch: Watch | None, scratch: Path, name: str, log: Log | 
         "weights": weights,
         "optimizer": refl.optimizer,
         "scaler": refl.scaler,
-        "frm": refl.frm,
-        "frm_optimizer": refl.frm_optimizer,
         "best": best,
     }
+    if refl.variant.dynamic:  # else it stays as it is, as large as a ViT-H-14 is
+        objects |= {"frm": refl.frm, "frm_optimizer": refl.frm_optimizer}
     checkpoint = Checkpoint(scratch / f"{name.replace('/', '-')}.pt", objects)
 
     def evaluate(step: int) -> dict[str, float]:

@@ -72,8 +72,9 @@ class ReFL:
             restorer.hold_frozen(HALF[params.precision])
         self.trained = [p for p in restorer.trained().parameters() if p.requires_grad]
         self.optimizer = adamw(self.trained, params.learning_rate, params.weight_decay)
-        # the copy that learns; `frm` itself never changes
-        self.frm = copy.deepcopy(frm).eval().requires_grad_(False).to(accelerator.device)
+        # the copy that learns; `frm` itself never changes, and without a reward it is never asked
+        asked = variant.dynamic or self.weights.reward > 0
+        self.frm = copy.deepcopy(frm).eval().requires_grad_(False).to(accelerator.device) if asked else frm
         dynamic = params.dynamic
         self.frm_optimizer = adamw(_unfrozen(self.frm), dynamic.learning_rate, dynamic.weight_decay, foreach=False)
         self.frm.requires_grad_(False)

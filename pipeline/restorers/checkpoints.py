@@ -91,11 +91,23 @@ def import_weights(files: Files, out: Path, settings: Settings, device: torch.de
 def import_denoiser(path: Path, prediction_type: str) -> Denoiser:
     """Stable Diffusion 2.1-base from one file or a diffusers folder; offline.
 
-    Raises UserError where a folder's scheduler predicts something else than `prediction_type`.
+    Raises UserError for a variant that takes more than latents, and where a folder's scheduler predicts something else
+    than `prediction_type`.
     """
-    if not path.is_dir():
-        return denoiser_from(read(path, "stable_diffusion"), path, prediction_type)
-    denoiser = load_denoiser(path, torch.device("cpu"))
+    of_file = not path.is_dir()
+    denoiser = (
+        denoiser_from(read(path, "stable_diffusion"), path, prediction_type)
+        if of_file
+        else load_denoiser(path, torch.device("cpu"))
+    )
+    unet = denoiser.unet.config
+    if unet.in_channels != unet.out_channels:
+        raise UserError(
+            f"{path}: its UNet takes {unet.in_channels} channels and gives {unet.out_channels}, as one for inpainting or "
+            "depth does; Stable Diffusion 2.1-base is needed"
+        )
+    if of_file:
+        return denoiser
     if (predicts := denoiser.scheduler.config.prediction_type) != prediction_type:
         raise UserError(f"{path / 'scheduler'}: predicts {predicts}, not the {prediction_type} asked for")
     return denoiser
