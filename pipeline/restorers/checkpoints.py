@@ -103,8 +103,8 @@ def import_denoiser(path: Path, prediction_type: str) -> Denoiser:
     unet = denoiser.unet.config
     if unet.in_channels != unet.out_channels:
         raise UserError(
-            f"{path}: its UNet takes {unet.in_channels} channels and gives {unet.out_channels}, as one for inpainting or "
-            "depth does; Stable Diffusion 2.1-base is needed"
+            f"{path}: its UNet takes {unet.in_channels} channels and gives {unet.out_channels}, as one for inpainting "
+            "or depth does; Stable Diffusion 2.1-base is needed"
         )
     if of_file:
         return denoiser
