@@ -48,6 +48,14 @@ def run(*arguments: str):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+def test_hidden_files_are_no_images(work):
+    for hidden in ("Set/HQ/._0000.png", "near/._0001.bmp"):  # as macOS leaves them on foreign disks
+        (work / hidden).write_bytes(b"no picture")
+    assert set(folders.find(work / "near")) == set(NAMES)
+    done = run("--dataset", "Set", "--results", "near", "--metrics", "psnr", "--resamples", "100")
+    assert done.exit_code == 0, done.output
+
+
 def test_folders_are_compared_with_known_numbers(work):
     done = run(
         "--dataset", "Set", "--results", "near", "--results", "far", "--metrics", "psnr,lq_l1", "--resamples", "200"

@@ -103,6 +103,20 @@ def test_diversity_is_the_distance_between_samples():
     assert run(restored, "psnr", samples=3, diversity_samples=0)[0]["diversity"] == {"test": {}}
 
 
+def test_damaged_statistics_of_ffhq_are_said_before_anything_is_restored(monkeypatch):
+    def damaged():
+        raise UserError("inception_FFHQ_512.pth: damaged")
+
+    def restored():
+        pytest.fail("a face was restored")
+        yield
+
+    monkeypatch.setattr(frechet, "ffhq", damaged)
+    monkeypatch.setattr("pipeline.evaluation.measure.usable", lambda names, *_: (list(names), {}))
+    with pytest.raises(UserError, match=r"inception_FFHQ_512\.pth: damaged"):
+        measure(dataset(), restored(), plan("psnr", "fid_vqfr"), {}, ScoreCache())
+
+
 def test_rewards_rank_the_models():
     light = [np.clip(one.astype(int) + 40, 0, 255).astype(np.uint8) for one in HQ]
     result, _ = run({"r/base": [BLUR], "r/full": [light]}, "reward_frm")

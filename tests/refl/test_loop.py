@@ -209,6 +209,13 @@ def test_the_reward_learns_in_the_full_variant_alone(tmp_path: Path, variant: st
     assert same is not learns
 
 
+@pytest.mark.parametrize(("variant", "kept"), [("full", True), ("static", False), ("no_reward", False)])
+def test_a_reward_that_never_changes_is_in_no_checkpoint(tmp_path: Path, variant: str, kept: bool) -> None:
+    train(refl(variant=variant, steps=1), scripted(iter([2.0, 1.0])), tmp_path, "x")
+    objects = torch.load(tmp_path / "x.pt", weights_only=True)["objects"]
+    assert {"frm", "frm_optimizer"} & set(objects) == ({"frm", "frm_optimizer"} if kept else set())
+
+
 def test_an_exploding_run_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, original = refl(explosion={"factor": 5.0, "window": 3}, steps=6, checkpoint_every=1), ReFL.step
 

@@ -416,6 +416,13 @@ def test_no_reward_never_runs_the_reward_model(monkeypatch: pytest.MonkeyPatch) 
     assert trainer.weights.regulariser == params().weights.regulariser
 
 
+@pytest.mark.parametrize(("variant", "copied"), [("full", True), ("static", True), ("no_reward", False)])
+def test_a_reward_that_is_never_asked_is_not_copied(variant: str, copied: bool) -> None:
+    given, faces = tiny.frm(), images_of(tiny.dataset(size=64))
+    trainer = ReFL(tiny.diffbir(), given, params(), VARIANTS[variant], faces, 0, Accelerator(cpu=True))
+    assert (trainer.frm is not given) is copied
+
+
 def test_the_bounded_reward_is_the_originals_lead() -> None:
     plain, bounded = refl(), refl(bounded=True)
     one, other = (next(each.gradient_steps(each.micro_batch(0))) for each in (plain, bounded))

@@ -523,6 +523,16 @@ def test_a_schedule_of_another_prediction_is_refused(zoo: Zoo) -> None:
         checkpoints.import_denoiser(zoo.folder / "out/denoiser", "v_prediction")
 
 
+def test_a_variant_for_inpainting_is_refused(zoo: Zoo, tmp_path: Path) -> None:
+    """It takes a mask and a masked picture's latents beside the latents."""
+    wide = dict(zoo.sd)
+    first = f"{ldm.UNET}input_blocks.0.0.weight"
+    wide[first] = torch.cat([wide[first], wide[first], wide[first][:, :1]], dim=1)
+    save_file({name: value.contiguous() for name, value in wide.items()}, tmp_path / "inpainting.safetensors")
+    with pytest.raises(UserError, match=r"inpainting\.safetensors: its UNet takes 9 channels and gives 4"):
+        checkpoints.import_denoiser(tmp_path / "inpainting.safetensors", "epsilon")
+
+
 def test_a_lost_cleaner_is_named(zoo: Zoo, diffbir: DiffBIR, tmp_path: Path) -> None:
     diffbir.source = zoo.folder / "out/denoiser"
     diffbir.save(tmp_path / "mine")
