@@ -104,8 +104,6 @@ profile: venv
 	  if [ -n "$$edited" ]; then \
 	    echo "error: edits in $(RUN) would be lost: $$edited- put params into $(PARAMS) and code into this checkout, and delete these files there" >&2; exit 1; \
 	  fi; \
-	fi
-	@if [ -d $(RUN) ]; then \
 	  cd $(RUN); base=$$(cat .head 2>/dev/null || true); \
 	  git cat-file -e "$$base^{commit}" 2>/dev/null || base=HEAD; \
 	  votes=$$(git diff --name-only --diff-filter=AM "$$base" -- annotations); \

@@ -112,7 +112,7 @@ def output_paths(source: Path, out: Path) -> dict[Path, Path]:
     else:
         raise UserError(f"{source} does not exist, or can't be read; give a photo or a folder of photos")
     if not photos:
-        raise UserError(f"{source} holds no image ({', '.join(sorted(SUFFIXES))}) but earlier results, if any")
+        raise UserError(f"{source} holds no image ({', '.join(sorted(SUFFIXES))}; earlier results are no photos)")
     names = [photo.relative_to(root) for photo in photos]
     same = Counter(name.with_suffix(".png") for name in names)  # a.jpg and a.png beside each other keep their suffix
     plain = [name.with_suffix(".png") for name in names]

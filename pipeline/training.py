@@ -23,6 +23,7 @@ from pipeline.images import to_tensor
 from pipeline.params import UserError
 from pipeline.runtime import atomic, torch_rng
 
+CONVOLUTION_BACKWARD = torch.ops.aten.convolution_backward
 Loss = Callable[[int], torch.Tensor]  # of training step number n
 
 
@@ -170,12 +171,12 @@ class Checkpoint:
 
 def count_flops(work: Callable[[], object]) -> int:
     """Floating-point operations of one call (matrix products and convolutions, forward and backward)."""
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward}) as counter:
+    with FlopCounterMode(display=False, custom_mapping={CONVOLUTION_BACKWARD: _of_gradients}) as counter:
         work()
     return counter.get_total_flops()
 
 
-def _backward(
+def _of_gradients(
     gradient: Sequence[int], x: Sequence[int], weight: Sequence[int], _bias: object, _stride: object, _padding: object,
     _dilation: object, transposed: bool, _output_padding: object, _groups: int, wanted: Sequence[bool], **_: object,
 ) -> int:  # fmt: skip

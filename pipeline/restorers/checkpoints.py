@@ -94,20 +94,16 @@ def import_denoiser(path: Path, prediction_type: str) -> Denoiser:
     Raises UserError for a variant that takes more than latents, and where a folder's scheduler predicts something else
     than `prediction_type`.
     """
-    of_file = not path.is_dir()
-    denoiser = (
-        denoiser_from(read(path, "stable_diffusion"), path, prediction_type)
-        if of_file
-        else load_denoiser(path, torch.device("cpu"))
-    )
+    if path.is_dir():
+        denoiser = load_denoiser(path, torch.device("cpu"))
+    else:
+        denoiser = denoiser_from(read(path, "stable_diffusion"), path, prediction_type)
     unet = denoiser.unet.config
     if unet.in_channels != unet.out_channels:
         raise UserError(
             f"{path}: its UNet takes {unet.in_channels} channels and gives {unet.out_channels}, as one for inpainting "
             "or depth does; Stable Diffusion 2.1-base is needed"
         )
-    if of_file:
-        return denoiser
     if (predicts := denoiser.scheduler.config.prediction_type) != prediction_type:
         raise UserError(f"{path / 'scheduler'}: predicts {predicts}, not the {prediction_type} asked for")
     return denoiser
