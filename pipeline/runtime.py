@@ -101,6 +101,17 @@ def device(name: Device | None = None) -> torch.device:
     return torch.device(name)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Processes share the cores, so threads would only fight; and sums round alike for any number of processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def stable_hash(*parts: object) -> str:
     """SHA-256 (hex) of the parts' text: the same in every process, on every machine, in any order of work."""
     return hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).hexdigest()

@@ -17,6 +17,7 @@ from pipeline.metrics import (
     awing,
     catalogue,
     compute,
+    dlib_resnet,
     embeddings,
     identity,
     landmarks,
@@ -33,8 +34,8 @@ CANDIDATES, FACES, DEGRADED = Path("data/candidates"), Path("data/faces"), Path(
 OUT = Path("data/features")
 # that computes a feature
 CODE = (
-    *(arcface, awing, catalogue, compute, embeddings, identity, landmarks, perceptual, regions, signal, vqfr),
-    weights,
+    *(arcface, awing, catalogue, compute, dlib_resnet, embeddings, identity, landmarks, perceptual, regions),
+    *(signal, vqfr, weights),
 )
 
 
@@ -60,7 +61,6 @@ def main() -> None:
         [images[candidate_id] for candidate_id in ids],
         [hq[face_of[candidate_id]] for candidate_id in ids],
         [lq[face_of[candidate_id]] for candidate_id in ids],
-        share_references=True,
     )
     features = pd.DataFrame(values, index=ids)
     for name, count in no_numbers(features, params.missing).items():

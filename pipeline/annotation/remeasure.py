@@ -29,7 +29,7 @@ def remeasure(
             continue
         for side in ("a", "b"):
             images = _pictures(held, f"image_{side}", some["pair_id"])
-            values = compute.score(names, images, hq, lq, share_references=True)  # as stage `features` does
+            values = compute.score(names, images, hq, lq)  # as stage `features` does
             found.append(pd.DataFrame(values, index=some[f"row_{side}"]))
     measured = pd.concat(found)
     return measured.dropna() if missing == "error" else measured

@@ -234,19 +234,14 @@ class Scorer:
     def _compute(self, names: Sequence[str], images: list[Pixels], faces: list[int]) -> dict[str, Scores]:
         found: dict[str, Scores] = {}
         # Whole chunks always, filled up with the last image: kernels may round differently for another batch shape, and
-        # a score must not depend on how many others were in the cache already. dlib looks at one face at a time, so it
-        # needs no filling and can share what it knows of an original.
+        # a score must not depend on how many others were in the cache already.
         fill = -len(images) % CHUNK
         padded, rows = images + images[-1:] * fill, faces + faces[-1:] * fill
         for name in names:
             if name in self._rewards:
                 captions = [self._dataset.captions[row] for row in rows]
                 found[name] = self._rewards[name].model.score(padded, captions, CHUNK)[: len(images)]
-        by_dlib = [name for name in names if name in compute.DLIB]
-        others = [name for name in names if name not in found and name not in by_dlib]
-        if by_dlib:
-            found |= compute.score(by_dlib, images, *self._against(faces), share_references=True)
-        if others:
+        if others := [name for name in names if name not in found]:
             values = compute.score(others, padded, *self._against(rows))
             found |= {name: one[: len(images)] for name, one in values.items()}
         return found

@@ -22,7 +22,7 @@ from pipeline.images import Pixels
 from pipeline.metrics import awing, landmarks, regions, signal, vqfr
 from pipeline.metrics import weights as stored
 from pipeline.metrics.catalogue import PYIQA, PYIQA_BLIND, REWARDS, Metric, get, known, other_blind
-from pipeline.metrics.embeddings import COMPARED, EMBEDDERS, one_thread
+from pipeline.metrics.embeddings import COMPARED, EMBEDDERS
 from pipeline.metrics.frechet import FEATURES, FFHQ
 from pipeline.metrics.perceptual import PerceptualDistance, weights_file
 from pipeline.parallel import CHUNK, SHOWN, map_chunks
@@ -135,7 +135,9 @@ def libraries(name: str) -> tuple[str, ...]:
     """The distributions whose code computes a metric."""
     if name in REWARDS:
         return ("torch", "open_clip_torch")
-    if name in DLIB or FEATURES.get(name) == "dlib":
+    if name == "id_dlib" or FEATURES.get(name) == "dlib":
+        return ("torch", "dlib-bin", "numpy")
+    if name in DLIB:
         return ("dlib-bin", "numpy")
     if name in COMPARED:
         return ("torch", "opencv-python-headless")
@@ -156,12 +158,10 @@ def score(
     images: Sequence[Pixels],
     references: Sequence[Pixels] | None = None,
     lq: Sequence[Pixels] | None = None,
-    share_references: bool = False,
 ) -> dict[str, NDArray[np.float64]]:
     """One value an image [N] for each name; all images, references (HQ) and LQs have one size.
 
-    `share_references`: images that follow each other often have the same reference, whose features are computed once;
-    values then differ in the last bits (batch shapes).
+    What a reference needs is computed once for the images of a chunk that share it: order them by reference.
     Raises UserError for metrics that `available` calls absent, ValueError where references or LQs are missing.
     """
     metrics = known(names, "metrics")
@@ -177,18 +177,14 @@ def score(
     rows: list[Row] = list(zip(images, references or nothing, lq or nothing, strict=True))
     device = runtime.device()
     if device.type == "cpu":
-        return _columns(names, map_chunks(partial(_chunk, tuple(names), "cpu", share_references), rows, "metrics"))
+        return _columns(names, map_chunks(partial(_chunk, tuple(names), "cpu"), rows, "metrics"))
     on_cpu = tuple(name for name in names if name in DLIB)
     others = tuple(name for name in names if name not in DLIB)
-    result = _columns(
-        on_cpu, map_chunks(partial(_chunk, on_cpu, "cpu", share_references), rows, "dlib") if on_cpu else []
-    )
+    result = _columns(on_cpu, map_chunks(partial(_chunk, on_cpu, "cpu"), rows, "dlib") if on_cpu else [])
     starts: Iterable[int] = range(0, len(rows), CHUNK)
     if len(rows) >= SHOWN * CHUNK:
         starts = runtime.progress(starts, "metrics", total=-(-len(rows) // CHUNK))
-    done = [
-        row for start in starts for row in _chunk(others, str(device), share_references, rows[start : start + CHUNK])
-    ]
+    done = [row for start in starts for row in _chunk(others, str(device), rows[start : start + CHUNK])]
     return {name: (result | _columns(others, done))[name] for name in names}
 
 
@@ -196,10 +192,10 @@ def _columns(names: Sequence[str], rows: Sequence[Sequence[float]]) -> dict[str,
     return {name: np.array([row[index] for row in rows], dtype=np.float64) for index, name in enumerate(names)}
 
 
-def _chunk(names: tuple[str, ...], device: str, share: bool, rows: Sequence[Row]) -> list[list[float]]:
+def _chunk(names: tuple[str, ...], device: str, rows: Sequence[Row]) -> list[list[float]]:
     """Values [len(rows)][len(names)] of one chunk, in this process."""
-    with one_thread(), torch.inference_mode():
-        batch = _Batch(rows, device, share)
+    with runtime.one_thread(), torch.inference_mode():
+        batch = _Batch(rows, device)
         columns = [batch.values(*known([name], "metrics")) for name in names]
     return [list(values) for values in zip(*columns, strict=True)]
 
@@ -207,14 +203,13 @@ def _chunk(names: tuple[str, ...], device: str, share: bool, rows: Sequence[Row]
 class _Batch:
     """A chunk's images as tensors, and what several metrics need computed once."""
 
-    def __init__(self, rows: Sequence[Row], device: str, share: bool) -> None:
+    def __init__(self, rows: Sequence[Row], device: str) -> None:
         self._images = [row[0] for row in rows]
         references = [row[1] for row in rows if row[1] is not None]
         self._lq = [row[2] for row in rows if row[2] is not None]
         self._device = device
-        places: dict[object, int] = {}
-        keys = [one.tobytes() if share else index for index, one in enumerate(references)]
-        self._which = [places.setdefault(key, len(places)) for key in keys]  # each image's place among the references
+        places: dict[bytes, int] = {}
+        self._which = [places.setdefault(one.tobytes(), len(places)) for one in references]  # places in _references
         self._references = [references[self._which.index(place)] for place in range(len(places))]
         self.tensor = self._tensor(self._images)
 
@@ -227,16 +222,17 @@ class _Batch:
             known_points = landmarks.locate(self._references)
             return landmarks.lmd(np.stack(self._landmarks), np.stack([known_points[i] for i in self._which])).tolist()
         elif name == "lmd_98":
-            points = [awing.locate(images, self._device) for images in (self._images, self._references)]
-            return landmarks.lmd(points[0], points[1][self._which]).tolist()
+            points = self._of_references(lambda images: awing.locate(images, self._device))
+            return landmarks.lmd(awing.locate(self._images, self._device), points[self._which]).tolist()
         elif name in COMPARED:
             embedder, compared = COMPARED[name]
-            known_faces = EMBEDDERS[embedder].embed(self._references, self._device)
+            known_faces = self._of_references(lambda images: EMBEDDERS[embedder].embed(images, self._device))
             return compared(EMBEDDERS[embedder].embed(self._images, self._device), known_faces[self._which]).tolist()
         elif name.startswith("stlpips_"):
             model = _perceptual(name, self._device)
-            features = model.features(2 * self._tensor(self._references) - 1)
-            found = model.distance([layer[self._which] for layer in features], 2 * self.tensor - 1)
+            pairs = [model.features(2 * self._tensor(pair) - 1) for pair in self._pairs]
+            features = [torch.cat(layer)[self._which] for layer in zip(*pairs, strict=True)]
+            found = model.distance(features, 2 * self.tensor - 1)
         elif name in BLIND:
             found = BLIND[name](self.tensor)
         elif name in PAIRED:
@@ -247,6 +243,18 @@ class _Batch:
             model, _ = stored.pyiqa_model(str(metric.pyiqa), metric.options, self._device)
             found = model(self.tensor) if metric.needs == "blind" else model(self.tensor, self._other(metric))
         return found.double().flatten().tolist()
+
+    @property
+    def _pairs(self) -> list[list[Pixels]]:
+        """The references as networks get them: two at a time, the last one twice where their number is odd.
+
+        Rounding follows a batch's shape, and a value must not depend on how many others are computed beside it.
+        """
+        even = self._references + self._references[-1:] * (len(self._references) % 2)
+        return [even[at : at + 2] for at in range(0, len(even), 2)]
+
+    def _of_references(self, network: Callable[[list[Pixels]], NDArray[np.float64]]) -> NDArray[np.float64]:
+        return np.concatenate([network(pair) for pair in self._pairs])
 
     def _other(self, metric: Metric) -> Tensor:
         if metric.needs == "lq":

@@ -6,14 +6,12 @@ original, the impostor yardstick, and the Fréchet distances of whole sets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pipeline import runtime
@@ -75,16 +73,5 @@ def embed(name: str, images: Sequence[Pixels]) -> Vectors:
 
 
 def _chunk(name: str, images: Sequence[Pixels]) -> list[Vectors]:
-    with one_thread():
+    with runtime.one_thread():
         return list(EMBEDDERS[name].embed(images, "cpu"))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Processes share the cores, so threads would only fight; and sums round alike for any number of processes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -1,4 +1,7 @@
-"""Identity of aligned crops: dlib's 128-D ResNet embedding (King 2017; its authors call faces within 0.6 the same)."""
+"""Identity of aligned crops: dlib's 128-D ResNet embedding (King 2017; its authors call faces within 0.6 the same).
+
+dlib cuts the chips, torch computes its network (`dlib_resnet.py`).
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,22 @@ from typing import Any
 
 import dlib
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.compat import dlib_weights
 from pipeline.images import Pixels
+from pipeline.metrics.dlib_resnet import SIDE, FaceResNet
 from pipeline.metrics.landmarks import FACE_BOX, enlarge, points_68
 from pipeline.parallel import map_chunks
+from pipeline.runtime import one_thread
 
-CHIP = 150  # px, the input of dlib's network
+BATCH = 8  # chips: always as many, so that a face's vector never depends on how many others there are
 
 
 @cache
-def _network() -> Any:
-    return dlib.face_recognition_model_v1(str(dlib_weights("dlib_face_recognition_resnet_model_v1.dat")))
+def _network() -> FaceResNet:
+    return FaceResNet(dlib_weights("dlib_face_recognition_resnet_model_v1.dat"))
 
 
 def embed(images: Sequence[Pixels]) -> NDArray[np.float64]:
@@ -31,8 +37,12 @@ def embed(images: Sequence[Pixels]) -> NDArray[np.float64]:
 def describe(images: Sequence[Pixels]) -> list[NDArray[np.float64]]:
     """`embed` in this process."""
     large = [enlarge(image) for image in images]
-    chips = [dlib.get_face_chip(image, _shape(image), CHIP) for image in large]
-    return [np.asarray(vector) for vector in _network().compute_face_descriptor(chips)]
+    chips = np.zeros((-(-len(large) // BATCH) * BATCH, SIDE, SIDE, 3), np.uint8)
+    for place, image in enumerate(large):
+        chips[place] = dlib.get_face_chip(image, _shape(image), SIDE)
+    with one_thread(), torch.inference_mode():
+        vectors = [_network()(batch) for batch in torch.from_numpy(chips).split(BATCH)]
+    return [vector.double().numpy() for batch in vectors for vector in batch][: len(large)]
 
 
 def _shape(image: Pixels) -> Any:

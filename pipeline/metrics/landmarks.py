@@ -9,7 +9,7 @@ slightly moved start with slightly other points, so the mean over eight starts i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from typing import Any
 
@@ -46,6 +46,12 @@ def enlarge(image: Pixels) -> Pixels:
 
 def points_68(image: Pixels) -> NDArray[np.float64]:
     """Landmarks [68, 2] of an `enlarge`d crop in its pixels, (x, y): the mean over `STARTS`."""
+    return _points(image.tobytes()).copy()
+
+
+@lru_cache(maxsize=128)  # pictures: several metrics of one chunk want the same points
+def _points(pixels: bytes) -> NDArray[np.float64]:
+    image = np.frombuffer(pixels, np.uint8).reshape(SIDE, SIDE, 3)
     found = [_predictor()(image, dlib.rectangle(*box)).parts() for box in STARTS]
     return np.array([[(point.x, point.y) for point in parts] for parts in found], dtype=np.float64).mean(axis=0)
 

@@ -62,7 +62,7 @@ def test_a_frechet_distance_names_its_features_and_is_zero_for_the_originals():
     assert (entry["dims"], entry["n_reference"], entry["roles"]) == (128, 6, ["held_out"])
     assert "singular" in entry["note"]
     assert "dlib_face_recognition_resnet_model_v1.dat" in entry["weights"]
-    assert set(entry["library"]) == {"dlib-bin", "numpy"}
+    assert set(entry["library"]) == {"torch", "dlib-bin", "numpy"}
     assert list(result["metrics"]) == ["psnr"]
 
 

@@ -105,10 +105,20 @@ def test_batched_and_shared_scores_equal_single_ones(faces: list[Pixels]) -> Non
     names = [name for name in OFFERED if name not in ("vsi", "stlpips_vgg", "id_dlib", "vif")]  # the slow ones
     images = [blurred(one, 1.0) for one in faces[:2]] + [noisy(one, 8) for one in faces[:2]]
     hq = faces[:2] * 2
-    shared = compute.score(names, images, hq, hq, share_references=True)
+    shared = compute.score(names, images, hq, hq)
     for name in names:
         single = [compute.score([name], [one], [ref], [ref])[name][0] for one, ref in zip(images, hq, strict=True)]
         np.testing.assert_allclose(shared[name], single, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_score_does_not_depend_on_whose_originals_are_beside_it(faces: list[Pixels]) -> None:
+    names = ["stlpips_vgg", "stlpips_alex", "id_dlib", "lmd_68"]
+    images = [blurred(one, 1.0) for one in faces[:3]]
+    alone = compute.score(names, images, faces[:1] * 3)  # one original, thrice
+    beside = compute.score(names, images, [faces[0], faces[2], faces[1]])
+    for name in names:
+        assert alone[name][0] == beside[name][0], name
+        assert alone[name][1] != beside[name][1], name
 
 
 def test_niqe_equals_basicsr_from_its_minimum_size_on() -> None:

@@ -1,9 +1,16 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
 import dlib
 import numpy as np
 import pytest
+import torch
 
 from pipeline.compat import dlib_weights
 from pipeline.metrics import identity, landmarks, regions
+from pipeline.metrics.dlib_resnet import FaceResNet
+from pipeline.params import UserError
 from tests.metrics.faces import blurred, face, sample_faces
 
 SAMPLE = sample_faces()
@@ -54,9 +61,36 @@ def test_identity_is_dlibs_descriptor_of_the_aligned_chip_in_rgb() -> None:
     points = [dlib.point(round(x), round(y)) for x, y in landmarks.landmarks_68([image])[0]]
     shape = dlib.full_object_detection(dlib.rectangle(42, 72, 214, 244), points)
     expected = np.asarray(network.compute_face_descriptor(image, shape))  # dlib cuts the chip itself
-    assert identity.embed([SAMPLE[1]])[0] == pytest.approx(expected, abs=1e-6)
+    assert identity.embed([SAMPLE[1]])[0] == pytest.approx(expected, abs=2e-6)
     flipped = np.asarray(network.compute_face_descriptor(np.ascontiguousarray(image[..., ::-1]), shape))
     assert np.linalg.norm(flipped - expected) > 0.05  # the order of the colours shows
+
+
+def test_the_network_in_torch_is_dlibs_own() -> None:
+    path = dlib_weights("dlib_face_recognition_resnet_model_v1.dat")
+    faces = [cv2.resize(one, (150, 150)) for one in SAMPLE]
+    noise = np.random.default_rng(0).integers(0, 256, (150, 150, 3), dtype=np.uint8)
+    chips = [*faces, noise, np.zeros_like(noise)]
+    expected = np.asarray(dlib.face_recognition_model_v1(str(path)).compute_face_descriptor(chips))
+    drawn = torch.random.get_rng_state()
+    network = FaceResNet(path)
+    assert torch.equal(torch.random.get_rng_state(), drawn)  # loading it moves no training
+    np.testing.assert_allclose(network(torch.from_numpy(np.stack(chips))).numpy(), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: data[30_000:]])
+def test_another_file_in_the_networks_place_is_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "network.dat"
+    path.write_bytes(damage(dlib_weights("dlib_face_recognition_resnet_model_v1.dat").read_bytes()))
+    with pytest.raises(UserError, match=r"network\.dat: not dlib's face recognition network, or damaged"):
+        FaceResNet(path)
+
+
+def test_identity_of_a_face_is_the_same_whatever_is_measured_beside_it() -> None:
+    images = [blurred(one, sigma) for sigma in (0.5, 1.0, 1.5) for one in SAMPLE]
+    together = identity.embed(images)
+    for place in (0, 5, 11):
+        np.testing.assert_array_equal(identity.embed([images[place]])[0], together[place])
 
 
 def test_impostors_are_all_pairs_of_different_rows() -> None:
