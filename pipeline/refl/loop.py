@@ -114,7 +114,7 @@ def refuse_explosion(step: int, loss: float, before: list[float], limit: Explosi
     if limit is None or len(before) < FEWEST_LOSSES:
         return
     last = before[-limit.window :]
-    if loss > limit.factor * (usual := median(last)):
+    if loss > limit.factor * (usual := median(last)) > 0:  # a bounded reward alone may have come to 0
         raise Diverged(f"step {step}: the loss exploded, {loss:.3g} after {len(last)} steps of {usual:.3g} (median)")
 
 
@@ -164,4 +164,6 @@ class _Kept:
         return vars(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        # copied: a checkpoint is mapped, and on another machine's disk it is gone once the first process replaces it
+        copies = {name: {key: value.clone() for key, value in state[name].items()} for name in ("weights", "before")}
+        vars(self).update(state | copies)

@@ -7,8 +7,9 @@ that stage `base` trained.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,19 @@ class PromptEncoder(nn.Module):
         super().__init__()
         self.text_model = text_model.eval().requires_grad_(False)
         self.length: int = text_model.config.max_position_embeddings
-        self._cached = lru_cache(maxsize=4096)(self._encode_one)
+        # of the text model, not of self: a cycle would keep the weights on the GPU until the next garbage collection
+        self._cached = lru_cache(maxsize=4096)(partial(_encode, self.text_model))
 
     def forward(self, prompts: Sequence[str]) -> torch.Tensor:
         """Token features [N, length, width]; "" is the empty prompt."""
-        return torch.stack([self._cached(prompt) for prompt in prompts]).to(self._device)
+        return torch.stack([self._cached(prompt) for prompt in prompts]).to(self.text_model.device)
 
-    @property
-    def _device(self) -> torch.device:
-        return next(self.text_model.parameters()).device
 
-    @torch.no_grad()
-    def _encode_one(self, prompt: str) -> torch.Tensor:
-        # open_clip's tokenizer carries its vocabulary in the wheel; it pads with 0, as SD 2.1's does
-        tokens = open_clip.tokenize([prompt], context_length=self.length)
-        return self.text_model(tokens.to(self._device)).last_hidden_state[0].cpu()  # thousands would fill a GPU
+@torch.no_grad()
+def _encode(text_model: CLIPTextModel, prompt: str) -> torch.Tensor:
+    # open_clip's tokenizer carries its vocabulary in the wheel; it pads with 0, as SD 2.1's does
+    tokens = open_clip.tokenize([prompt], context_length=text_model.config.max_position_embeddings)
+    return text_model(tokens.to(text_model.device)).last_hidden_state[0].cpu()  # thousands would fill a GPU
 
 
 class Denoiser(nn.Module):
@@ -133,6 +132,11 @@ def new_denoiser(unet: dict[str, Any], vae: dict[str, Any], text: dict[str, Any]
     except Exception as error:  # the two libraries' checks of their arguments raise several unrelated kinds
         raise UserError(f"base.{part}: no such network can be built: {one_line(error)}") from None
     return Denoiser(network, autoencoder, PromptEncoder(CLIPTextModel(text_config)), sd21_scheduler(prediction_type))
+
+
+def path_from(folder: Path, source: Path) -> str:
+    """A denoiser's path from a restorer's folder, both as they lie on the disk: who loads it resolves links, too."""
+    return os.path.relpath(source.resolve(), folder.resolve())
 
 
 def load_denoiser(folder: Path, device: torch.device) -> Denoiser:

@@ -6,7 +6,6 @@ Lin et al., DiffBIR (2023). The ControlNet sees cat(x_t, condition) through its 
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import nn
 
 from pipeline.params import UserError
 from pipeline.restorers.cleaner import Cleaner, cleaner_from
-from pipeline.restorers.denoiser import Denoiser
+from pipeline.restorers.denoiser import Denoiser, path_from
 from pipeline.restorers.hooks import drift
 from pipeline.restorers.protocol import CONFIG, Prediction, Rollout, RolloutSettings
 from pipeline.restorers.replay import CudaGraph
@@ -228,10 +227,7 @@ class DiffBIR(nn.Module):
             with atomic(folder / CLEANER) as temporary:
                 save_file(self.cleaner.network.state_dict(), temporary)
             defaults["cleaner"] = CLEANER
-        write_json(
-            folder / CONFIG,
-            {"kind": self.kind, "denoiser": os.path.relpath(self.source, folder), **defaults},
-        )
+        write_json(folder / CONFIG, {"kind": self.kind, "denoiser": path_from(folder, self.source), **defaults})
 
 
 def load_diffbir(folder: Path, config: dict[str, Any], denoiser: Denoiser, source: Path) -> DiffBIR:

@@ -6,7 +6,6 @@ for x_t at a fixed timestep (official: 999), and x0 follows in closed form.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline.params import UserError, one_line
-from pipeline.restorers.denoiser import Denoiser
+from pipeline.restorers.denoiser import Denoiser, path_from
 from pipeline.restorers.hooks import Outputs, drift
 from pipeline.restorers.protocol import CONFIG, Prediction, Rollout, RolloutSettings
 from pipeline.runtime import atomic, noise_like_ids, write_json
@@ -182,7 +181,7 @@ class OSEDiff(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(folder / "adapters.safetensors") as temporary:
             save_file(weights, temporary)
-        write_json(folder / CONFIG, {"kind": self.kind, "denoiser": os.path.relpath(self.source, folder), **config})
+        write_json(folder / CONFIG, {"kind": self.kind, "denoiser": path_from(folder, self.source), **config})
 
 
 def own_conv_in(unet: nn.Module) -> nn.Module:

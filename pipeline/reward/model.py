@@ -184,7 +184,8 @@ class FaceRewardModel(nn.Module):
     def unlock(self, image_groups: int | None, text_layers: int | None) -> None:
         """Train only the last groups of the image tower and the last layers of the text tower (null: all; 0: none).
 
-        HPSv2 unlocks 20 image groups and 11 text layers. Raises UserError for a ResNet tower, which OpenCLIP can only
+        HPSv2 unlocks 20 image groups and 11 text layers. Groups of a timm tower are its trunk's; its projection trains
+        beside any of them. Raises UserError for a ResNet tower, which OpenCLIP can only
         lock as a whole.
         """
         self.requires_grad_(True)
@@ -193,6 +194,8 @@ class FaceRewardModel(nn.Module):
                 self.clip.lock_image_tower(unlocked_groups=image_groups, freeze_bn_stats=True)
             except AssertionError as error:
                 raise UserError(f"frm.*.unlocked_image_groups: {error}; use null or 0 with a ResNet tower") from None
+            if image_groups == 0:
+                self.clip.visual.requires_grad_(False)  # OpenCLIP leaves a timm tower's projection out
         if text_layers is not None:
             self.clip.lock_text_tower(unlocked_layers=text_layers)
 

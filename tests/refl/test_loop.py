@@ -179,6 +179,7 @@ def test_a_loss_far_above_the_running_median_has_exploded() -> None:
         refuse_explosion(3, 99.0, [1.0, 2.0, 1.0], ExplosionParams(factor=10.0, window=20))  # no full window yet
     refuse_explosion(4, 9.9, [100.0, 1.0, 1.0, 1.0], limit)
     refuse_explosion(4, 1e9, [1.0, 1.0, 1.0], None)
+    refuse_explosion(4, 1e-6, [0.0, 1e-6, 0.0, 0.0], limit)  # a bounded reward that is mostly met
     with pytest.raises(Diverged, match=r"step 4: the loss exploded, 10\.1 after 3 steps of 1 \(median\)"):
         refuse_explosion(4, 10.1, [1.0, 1.0, 50.0], limit)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,9 @@ from pipeline.images import to_tensor
 from pipeline.params import UserError
 from pipeline.restorers.autoencoder import PixelUnshuffleAutoencoder
 from pipeline.restorers.diffbir import DiffBIR
-from pipeline.restorers.load import load
+from pipeline.restorers.load import BaseRestorer, load
 from pipeline.restorers.osediff import OSEDiff
-from pipeline.restorers.protocol import Rollout, RolloutSettings
+from pipeline.restorers.protocol import CONFIG, Rollout, RolloutSettings
 from pipeline.restorers.schedule import sd21_scheduler, timesteps
 from pipeline.runtime import noise_like_ids
 from tests import tiny
@@ -243,3 +245,18 @@ def test_a_folder_that_holds_no_restorer_is_said(tmp_path: Path, content: str, s
     (tmp_path / "restorer.json").write_text(content)
     with pytest.raises(UserError, match=said):
         load(tmp_path, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("make", [tiny.diffbir, tiny.osediff])
+def test_a_restorer_saved_through_a_link_finds_its_denoiser(
+    make: Callable[[Path], BaseRestorer], tmp_path: Path
+) -> None:
+    """Data on another disk, behind a link: a path that climbs from the link's place would end elsewhere."""
+    disk = tmp_path / "disk/of/several/levels"
+    disk.mkdir(parents=True)
+    (tmp_path / "data").symlink_to(disk)
+    tiny.denoiser().save(tmp_path / "data/denoiser")
+    folder = tmp_path / "data/model"
+    make(disk / "denoiser").save(folder)
+    assert json.loads((folder / CONFIG).read_text())["denoiser"] == "../denoiser"
+    assert load(folder, torch.device("cpu")).kind == make(disk).kind

@@ -79,7 +79,7 @@ def test_official_diffbir_in_and_out(tmp_path: Path) -> None:
 def test_a_small_osediff_out_with_figures(tmp_path: Path) -> None:
     tiny.denoiser().save(tmp_path / "denoiser")
     tiny.osediff(tmp_path / "denoiser").save(tmp_path / "osediff")
-    (tmp_path / "m.json").write_text(json.dumps({"kept": {"step": 120, "val_id_dlib": 0.504098}}))
+    (tmp_path / "m.json").write_text(json.dumps({"kept": {"step": 120, "val_id_dlib": 0.504098}, "a|b": 2}))
     code, lines = run("export", tmp_path / "osediff", "--out", tmp_path / "out", "--metrics", tmp_path / "m.json")
     assert code == 0
     assert lines[0].startswith("osediff.pkl is left out")
@@ -93,6 +93,7 @@ def test_a_small_osediff_out_with_figures(tmp_path: Path) -> None:
     }
     card = (tmp_path / "out/README.md").read_text()
     assert "| kept.val_id_dlib | 0.504098 |" in card
+    assert r"| a\|b | 2 |" in card  # as in frm.json's pairs of settings; unescaped it would be three cells
     assert "| Base model | a small denoiser trained from scratch" in card
     assert "CreativeML" not in card
     assert all(said in card for said in ("DigiFace-1M", "your faces"))  # no params: either may be true

@@ -259,6 +259,16 @@ def test_unlock_counts_groups_from_the_end(config: RewardConfig) -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_no_group_of_a_timm_tower_leaves_nothing_of_it_to_train(config: RewardConfig) -> None:
+    tower = {"image_size": 32, "timm_model_name": "test_nfnet", "timm_pool": "avg", "timm_proj": "linear"}
+    shape = config.architecture.model_copy(update={"vision_cfg": tower})  # type: ignore[union-attr]
+    model = FaceRewardModel.from_config(config.model_copy(update={"architecture": shape}))
+    model.unlock(image_groups=0, text_layers=None)
+    assert not any(parameter.requires_grad for parameter in model.clip.visual.parameters())
+    model.unlock(image_groups=1, text_layers=None)
+    assert all(parameter.requires_grad for parameter in model.clip.visual.head.parameters())
+
+
 def test_partly_locked_resnet_is_refused() -> None:
     config = RewardConfig(
         architecture=architecture(layers=[1, 1, 1, 1], width=8, patch_size=16), default_caption="a face"
