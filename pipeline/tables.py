@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.images import Pixels, decode
@@ -185,12 +186,12 @@ def write(table: Table, folder: Path | str, rows: Iterable[Mapping[str, Any]]) -
 
     Raises ValueError (a bug of ours) for a duplicate key, a missing column or a value outside an enum.
     """
-    folder = Path(folder)
-    ordered = sorted(rows, key=lambda row: tuple(row[name] for name in table.key))
+    folder, unsorted = Path(folder), list(rows)
+    extra = _extra_columns(table, unsorted)
+    ordered = sorted(unsorted, key=lambda row: tuple(row[name] for name in table.key))
     keys = [tuple(row[name] for name in table.key) for row in ordered]
     if len(set(keys)) != len(keys):
         raise ValueError(f"{table.name}: duplicate key")
-    extra = _extra_columns(table, ordered)
     _check_enums(table, {name: [row[name] for row in ordered] for name in table.enums})
     building = folder.with_name(f".{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)
@@ -211,7 +212,7 @@ def _extra_columns(table: Table, rows: Sequence[Mapping[str, Any]]) -> list[str]
     extra = sorted({name for row in rows for name in row} - set(table.columns))
     if extra and not table.open_columns:
         raise ValueError(f"{table.name}: unknown columns {extra}")
-    if missing := sorted(name for name in table.columns if rows and name not in rows[0]):
+    if missing := sorted({name for row in rows for name in table.columns if name not in row}):
         raise ValueError(f"{table.name}: missing columns {missing}")
     return extra
 
@@ -242,9 +243,11 @@ def read(
     columns: Sequence[str] | None = None,
     unique: bool = True,
     remedy: str | None = None,
+    where: Mapping[str, Collection[Any]] | None = None,
 ) -> pa.Table:
-    """Read a table's folder (or one file); `columns` limits what is decoded.
+    """Read a table's folder (or one file); `columns` limits what is decoded, `where` (column → values) what is kept.
 
+    Rows are left out shard by shard: of pictures, the wanted ones alone are in memory together.
     `unique=False` leaves duplicate keys to the caller; `remedy` says what to do about a file that no stage wrote.
 
     Raises UserError naming the file, what is wrong with it and the stage to rerun: missing folder, truncated file,
@@ -255,7 +258,7 @@ def read(
     again = remedy or _again(table)
     if not files:
         raise UserError(f"{folder}: no {table.name} table here; {again}")
-    parts = []
+    parts, keys = [], []
     for file in files:
         try:
             # the file is given open, so that "key=value" folder names are not taken for partitions
@@ -265,17 +268,20 @@ def read(
             _check_schema(table, file, part.schema, columns, again)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(f"{file}: damaged, truncated or not Parquet ({one_line(error)}); {again}") from None
-        parts.append(part)
-    content = pa.concat_tables(parts)
-    for name in table.enums:
-        if name in content.column_names:
-            if wrong := sorted(set(content.column(name).unique().to_pylist()) - table.enums[name]):
+        for name in set(table.enums) & set(part.column_names):
+            if wrong := sorted(set(part.column(name).unique().to_pylist()) - table.enums[name]):
                 allowed = sorted(table.enums[name])
-                raise UserError(f"{folder}: column `{name}` holds {wrong[0]!r}, not one of {allowed}; {again}")
-    if unique and set(table.key) <= set(content.column_names) and content.num_rows:
-        if content.group_by(list(table.key)).aggregate([]).num_rows != content.num_rows:
+                raise UserError(f"{file}: column `{name}` holds {wrong[0]!r}, not one of {allowed}; {again}")
+        if set(table.key) <= set(part.column_names):
+            keys.append(part.select(table.key))
+        for name, wanted in (where or {}).items():
+            part = part.filter(pc.is_in(part.column(name), pa.array(list(wanted), table.columns[name])))
+        parts.append(part)
+    if unique and keys:
+        known = pa.concat_tables(keys)
+        if known.group_by(list(table.key)).aggregate([]).num_rows != known.num_rows:
             raise UserError(f"{folder}: duplicate {'/'.join(table.key)}; {again}")
-    return content
+    return pa.concat_tables(parts)
 
 
 def _again(table: Table) -> str:
@@ -296,22 +302,25 @@ def _check_schema(table: Table, file: Path, schema: pa.Schema, columns: Sequence
             raise UserError(f"{file}: column `{name}` is {schema.field(name).type}, expected {kind}; {again}")
 
 
-def read_frame(table: Table, folder: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read_frame(
+    table: Table,
+    folder: Path | str,
+    columns: Sequence[str] | None = None,
+    where: Mapping[str, Collection[Any]] | None = None,
+) -> pd.DataFrame:
     """`read` as a pandas frame (image columns stay dicts of bytes)."""
-    return read(table, folder, columns).to_pandas()
+    return read(table, folder, columns, where=where).to_pandas()
 
 
-def read_images(table: Table, folder: Path | str, where: Mapping[str, Any] | None = None) -> dict[str, Pixels]:
-    """Images by key, optionally only the rows whose columns equal `where` (a tuple or set means any of its values).
+def read_images(
+    table: Table, folder: Path | str, where: Mapping[str, Collection[Any]] | None = None
+) -> dict[str, Pixels]:
+    """Images by key, optionally of the rows alone whose columns hold one of the values of `where`.
 
     Raises UserError naming table and row for bytes that are not an image.
     """
     key = table.key[0]
-    conditions = dict(where or {})
-    frame = read_frame(table, folder, [key, "image", *(name for name in conditions if name != key)])
-    for name, wanted in conditions.items():
-        values = set(wanted) if isinstance(wanted, (set, frozenset, tuple, list)) else {wanted}
-        frame = frame[frame[name].isin(values)]
+    frame = read_frame(table, folder, [key, "image", *(name for name in where or () if name != key)], where)
     return {
         row_id: image_in(table, folder, row_id, cell) for row_id, cell in zip(frame[key], frame["image"], strict=True)
     }

@@ -12,7 +12,7 @@ import pandas as pd
 import typer
 
 from pipeline import tables
-from pipeline.annotation.annotators import criteria, liking, simulate
+from pipeline.annotation.annotators import liking, look, simulate
 from pipeline.annotation.labels import HUMAN_VOTES, LabelsParams, combine, no_votes, read_human, records, standing_votes
 from pipeline.annotation.pairs import with_facts
 from pipeline.annotation.remeasure import remeasure
@@ -22,6 +22,7 @@ from pipeline.annotation.svm import SvmParams
 from pipeline.annotation.svm_card import CALIBRATION_PLOT, calibration_plot
 from pipeline.annotation.svm_report import annotation_rows, assess
 from pipeline.features import columns
+from pipeline.parallel import map_chunks
 from pipeline.params import UserError, load, value
 from pipeline.runtime import stage, write_bytes, write_json, write_text
 
@@ -38,7 +39,8 @@ def simulated_votes(pairs: pd.DataFrame, facts: pd.DataFrame, params: LabelsPara
     originals = tables.read_images(tables.FACES, FACES, {"face_id": set(facts["face_id"])})
     facts = facts.set_index("candidate_id").loc[list(images)]
     references = [originals[face_id] for face_id in facts["face_id"]]
-    judged = criteria(list(images.values()), references, params.regions, params.scales).set_index(facts.index)
+    shown = list(zip(images.values(), references, strict=True))
+    judged = pd.DataFrame(map_chunks(partial(look, params.regions, params.scales), shown, "annotators"), facts.index)
     votes = simulate(pairs, liking(judged, facts, params.annotators), params.annotators, params.votes, seed)
     return pd.DataFrame(votes, columns=list(tables.VOTES.columns))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import typer
 
@@ -17,7 +18,7 @@ from pipeline.reward.evaluate import Numbers, correct, unanimous, voted
 from pipeline.reward.learning import LearningParams, curve_rows, learning_curve
 from pipeline.reward.params import FrmParams
 from pipeline.reward.train import reward_differences, train
-from pipeline.runtime import device, stage, write_json, write_text
+from pipeline.runtime import atomic, device, stage, write_json, write_text
 from pipeline.scratch import key
 
 DATA = Path("data")
@@ -45,8 +46,15 @@ def main() -> None:
     def judge(pairs: pd.DataFrame, drawn: int) -> Numbers:
         about = (frm.reward.model_dump_json(), training.model_dump_json(), drawn, pairs.to_json())
         scratch = SCRATCH / key(*about, *data)
-        trained, _ = train(frm.reward, training, frm.default_caption, known.candidates, pairs, drawn, scratch, device())
-        return correct(reward_differences(trained, known.candidates, head, frm.evaluation.batch_size), head.p_a)
+        done = scratch / "correct.npy"
+        if not done.is_file():
+            given = (frm.default_caption, known.candidates, pairs, drawn, scratch / "training", device())
+            trained, _ = train(frm.reward, training, *given)
+            found = correct(reward_differences(trained, known.candidates, head, frm.evaluation.batch_size), head.p_a)
+            with atomic(done) as temporary, temporary.open("wb") as file:
+                np.save(file, found)
+            shutil.rmtree(scratch / "training")  # of a ViT-H-14: 12 GB
+        return np.load(done)
 
     by_votes = label(known.pairs, labels)
     entries = learning_curve(by_votes, with_svm, judge, head, params, seed, frm.evaluation.resamples)

@@ -56,8 +56,9 @@ def main(
         )
     training = from_tables(FACES, DEGRADED, "train")
     require_split(training, "train", "refl")
-    faces, held_out = images_of(training), images_of(from_tables(FACES, DEGRADED, "val"))
+    faces = images_of(training)
     del training  # it holds every picture a second time
+    held_out = images_of(from_tables(FACES, DEGRADED, "val"))
     model = load_restorer(BASE / restorer, accelerator.device)
     # not for more_base: it counts ReFL's operations, and what is merely recomputed is none of them
     if runtime.checkpoint_decoder and kind != MORE_BASE and isinstance(model, DiffBIR | OSEDiff):
@@ -74,6 +75,7 @@ def main(
         watch = Watcher(held_out, frm, second, count, seed, base.validation_batch, pictures)
     drawn = stable_seed(seed, what.seed) if what.seed else seed
     if kind == MORE_BASE:
+        assert watch is not None  # it runs in one process
         data = faces, held_out
         curve = continue_base(model, frm, params, base, gan, BASE / restorer, *data, drawn, scratch, watch)
     else:

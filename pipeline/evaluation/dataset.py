@@ -34,8 +34,8 @@ def from_tables(faces: Path | str, degraded: Path | str, split: str = "test") ->
 
     Raises UserError where the split is empty or a face has no degraded image.
     """
-    frame = tables.read_frame(tables.FACES, faces, ["face_id", "split", "group_id", "caption", "image"])
-    frame = frame[frame["split"] == split].sort_values("face_id")
+    columns = ["face_id", "split", "group_id", "caption", "image"]
+    frame = tables.read_frame(tables.FACES, faces, columns, {"split": {split}}).sort_values("face_id")
     if frame.empty:
         raise UserError(f"{faces}: no face of split `{split}`; raise faces.count or faces.splits.{split}")
     ids = tuple(frame["face_id"])

@@ -57,6 +57,7 @@ def keep(
     """
     for model, restorer, samples in restorers:
         rows = list(restore(dataset, restorer, model, samples, batch_size, seed))
+        del restorer  # scoring needs its memory on the GPU
         path = table_folder(folder, dataset.name, model)
         tables.write(RESTORED, path, rows)
         yield model, in_order(dataset, rows, str(path))

@@ -7,17 +7,20 @@ finds that out.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from pipeline.images import Pixels
+from pipeline.parallel import parallel_map
 from pipeline.reward.data import Candidates
 from pipeline.reward.params import DamageParams
-from pipeline.reward.robustness import blur, jpeg, noise, oversharpen, pattern
+from pipeline.reward.robustness import DAMAGES
 from pipeline.runtime import rng
 
-KINDS = ("blur", "noise", "jpeg", "oversharpen", "pattern")
+KINDS = tuple(DAMAGES)
 
 
 def with_damage(
@@ -30,20 +33,22 @@ def with_damage(
     """
     frame = candidates.frame[candidates.frame.face_id.isin(faces)].reset_index()
     frame = frame[~frame.anchor.astype(bool) | (frame.restorer == "hq")].sort_values("candidate_id")
-    images: list[Pixels] = []
-    captions: list[str] = []
-    pairs = []
-    for name, face_id, row in zip(frame.candidate_id, frame.face_id, frame.row.astype(int), strict=True):
+    tasks = []
+    for name, row in zip(frame.candidate_id, frame.row.astype(int), strict=True):
         generator = rng(seed, "frm-damage", name)
         kind = KINDS[int(generator.integers(len(KINDS)))]
         low, high = getattr(params, kind)
-        weak, strong = (low + (high - low) * np.sort(generator.random(2))).tolist()
-        image = candidates.images[row]
-        first = len(candidates.images) + len(images)
-        images += [_damage(image, kind, strength, seed, name) for strength in (weak, strong)]
-        captions += [candidates.captions[row]] * 2
-        for a, b in ((row, first), (first, first + 1)):
-            pairs.append({"pair_id": f"{name}|{kind}|{b}", "face_id": face_id, "a": a, "b": b})
+        strengths = (low + (high - low) * np.sort(generator.random(2))).tolist()
+        if kind == "jpeg":
+            strengths = [100 - strength for strength in strengths]  # the quality
+        tasks.append(_Task(candidates.images[row], kind, strengths, (seed, "frm-damage", name)))
+    images = list(chain.from_iterable(parallel_map(_damaged, tasks, "damage")))
+    captions = [candidates.captions[row] for row in frame.row.astype(int) for _ in range(2)]
+    pairs = []
+    for place, (name, face_id, row) in enumerate(zip(frame.candidate_id, frame.face_id, frame.row, strict=True)):
+        first = len(candidates.images) + 2 * place
+        for a, b in ((int(row), first), (first, first + 1)):
+            pairs.append({"pair_id": f"{name}|{tasks[place].kind}|{b}", "face_id": face_id, "a": a, "b": b})
     extended = replace(
         candidates,
         images=np.concatenate([candidates.images, np.stack(images)]),
@@ -52,13 +57,12 @@ def with_damage(
     return extended, pd.DataFrame(pairs).assign(p_a=1.0, weight=params.weight)
 
 
-def _damage(image: Pixels, kind: str, strength: float, seed: int, name: str) -> Pixels:
-    if kind == "blur":
-        return blur(image, strength)
-    if kind == "noise":
-        return noise(image, strength, seed, "frm-damage", name)
-    if kind == "jpeg":
-        return jpeg(image, 100 - strength)
-    if kind == "pattern":
-        return pattern(image, strength, seed, "frm-damage", name)
-    return oversharpen(image, strength)
+class _Task(NamedTuple):
+    image: Pixels
+    kind: str
+    strengths: list[float]
+    seed: tuple[object, ...]
+
+
+def _damaged(task: _Task) -> list[Pixels]:
+    return [DAMAGES[task.kind](task.image, strength, *task.seed) for strength in task.strengths]

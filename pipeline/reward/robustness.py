@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ REFERENCE_SIZE = 64  # px at which the strengths of blur and over-sharpening are
 _FACE_BOX = (0.28, 0.22, 0.92, 0.78)  # top, left, bottom, right of the inner face in an FFHQ-aligned picture
 
 
-def blur(image: Pixels, sigma: float) -> Pixels:
+def blur(image: Pixels, sigma: float, *_seed: object) -> Pixels:
     """Gaussian blur; `sigma` in px of a 64 px face."""
     scale = image.shape[0] / REFERENCE_SIZE
     return _clip(ndimage.gaussian_filter(image.astype(np.float64), (sigma * scale, sigma * scale, 0)))
@@ -31,14 +31,14 @@ def noise(image: Pixels, sigma: float, *seed: object) -> Pixels:
     return _clip(image + sigma * rng(*seed, "frm-noise").standard_normal(image.shape))
 
 
-def jpeg(image: Pixels, quality: float) -> Pixels:
+def jpeg(image: Pixels, quality: float, *_seed: object) -> Pixels:
     """JPEG compression and decompression."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=int(quality))
     return np.asarray(Image.open(buffer).convert("RGB"), dtype=np.uint8)
 
 
-def oversharpen(image: Pixels, amount: float) -> Pixels:
+def oversharpen(image: Pixels, amount: float, *_seed: object) -> Pixels:
     """Unsharp masking with sigma 1 px of a 64 px face."""
     return _clip(image + amount * (image.astype(np.float64) - blur(image, 1.0)))
 
@@ -54,6 +54,12 @@ def pattern(image: Pixels, amplitude: float, *seed: object) -> Pixels:
     y, x = np.mgrid[: image.shape[0], : image.shape[1]]
     wave = np.cos(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / generator.uniform(2.0, 4.0) + phase)
     return _clip(image + amplitude * wave[..., None] * generator.uniform(0.5, 1.0, 3))
+
+
+Damage = Callable[..., Pixels]  # of a picture, at a strength of its own unit; noise and patterns draw from a seed
+DAMAGES: dict[str, Damage] = {
+    "blur": blur, "noise": noise, "jpeg": jpeg, "oversharpen": oversharpen, "pattern": pattern,
+}  # fmt: skip
 
 
 def paste_face(image: Pixels, other: Pixels) -> Pixels:
@@ -81,19 +87,14 @@ def robustness(
         return float(model.score(some, captions, params.batch_size).mean())
 
     intact = mean(images)
-    damages: dict[str, list[tuple[float, list[Pixels]]]] = {
-        "blur": [(s, [blur(i, s) for i in images]) for s in params.blur],
-        "noise": [(s, [noise(i, s, seed, k) for k, i in enumerate(images)]) for s in params.noise],
-        "jpeg": [(q, [jpeg(i, q) for i in images]) for q in params.jpeg],
-        "oversharpen": [(a, [oversharpen(i, a) for i in images]) for a in params.oversharpen],
-        "pattern": [(a, [pattern(i, a, seed, k) for k, i in enumerate(images)]) for a in params.pattern],
-    }
     summary: dict[str, Any] = {}
     rows = []
-    for kind, levels in damages.items():
-        rewards = [intact, *(mean(damaged) for _, damaged in levels)]
+    for kind, damage in DAMAGES.items():
+        strengths = getattr(params, kind)
+        damaged = ([damage(image, one, seed, place) for place, image in enumerate(images)] for one in strengths)
+        rewards = [intact, *map(mean, damaged)]
         summary[kind] = {
-            "strength": [None, *(strength for strength, _ in levels)],
+            "strength": [None, *strengths],
             "reward": rewards,
             "monotone": bool((np.diff(rewards) < 0).all()),
         }

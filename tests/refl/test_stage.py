@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from accelerate.state import AcceleratorState
 
 from pipeline.evaluation.dataset import Dataset
@@ -93,3 +95,22 @@ def test_base_training_is_of_one_process(
     with pytest.raises(SystemExit):
         stage.main("diffbir", "more_base")
     assert "refl more_base: a base restorer trains in one process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("keep", "variant", "step"), [("best", "full", 4.0), ("last", "full", 8.0), ("best", "more_base", 8.0)]
+)
+def test_the_row_of_the_kept_weights_is_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch, keep: str, variant: str, step: float
+) -> None:
+    """`more_base` has no evaluation in between: it ends with its last weights whatever `keep` says."""
+    settings = yaml.safe_load((project / "params.yaml").read_text())
+    settings["refl"]["diffbir"]["keep"] = keep
+    (project / "params.yaml").write_text(yaml.safe_dump(settings))
+    curve = [{"step": 4.0 * place, "val_lmd_68": value} for place, value in enumerate((3.0, 1.0, 2.0))]
+    monkeypatch.setattr(stage.FaceRewardModel, "from_pretrained", lambda folder, device: tiny.frm())
+    monkeypatch.setattr(stage, "train", lambda *given: curve)
+    monkeypatch.setattr(stage, "continue_base", lambda *given: curve)
+    stage.main("diffbir", variant)
+    written = json.loads((project / f"metrics/refl/diffbir-{variant}.json").read_text())
+    assert [written[row]["step"] for row in ("first", "kept", "last")] == [0.0, step, 8.0]

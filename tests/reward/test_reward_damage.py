@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.reward.damage import with_damage
 from pipeline.reward.data import Candidates
+from pipeline.reward.robustness import DAMAGES
 from tests.reward.toy import damage_params
 
 
@@ -32,3 +33,18 @@ def test_real_candidates_stay_as_they_are_and_draws_are_seeded(candidates: Candi
     assert np.array_equal(extended.images, again.images)
     assert not np.array_equal(extended.images, other.images)
     assert extended.frame.equals(candidates.frame)
+
+
+def test_each_kind_is_drawn_and_done_at_its_own_strength(candidates: Candidates) -> None:
+    strengths = {"blur": 1.0, "noise": 20.0, "jpeg": 60.0, "oversharpen": 2.0, "pattern": 10.0}
+    params = damage_params(**{kind: (strength, strength) for kind, strength in strengths.items()})
+    seen = set()
+    for seed in range(4):
+        extended, pairs = with_damage(candidates, {"face00", "face01", "face02"}, params, seed)
+        for pair in pairs[::2].itertuples():
+            name, kind, _ = pair.pair_id.rsplit("|", 2)
+            strength = 100 - strengths[kind] if kind == "jpeg" else strengths[kind]  # JPEG's is a quality
+            expected = DAMAGES[kind](extended.images[pair.a], strength, seed, "frm-damage", name)
+            assert np.array_equal(extended.images[pair.b], expected), kind
+            seen.add(kind)
+    assert seen == set(strengths)

@@ -67,4 +67,8 @@ def test_monotone_means_that_every_step_is_lower(config: RewardConfig, sign: flo
     assert len(summary["blur"]["reward"]) == 4
     assert summary["oversharpen"]["monotone"] is not falls
     assert [row["level"] for row in rows if row["damage"] == "blur"] == [0, 1, 2, 3]
+    for kind, damage in robustness.DAMAGES.items():
+        for strength, reward in zip(getattr(params, kind), summary[kind]["reward"][1:], strict=True):
+            damaged = [damage(one, strength, 0, place) for place, one in enumerate(FACES)]
+            assert reward == pytest.approx(model.score(damaged, [""] * len(FACES), 8).mean(), rel=1e-5), kind
     assert summary["identity_swap"]["reward"][0] == pytest.approx(summary["blur"]["reward"][0])
