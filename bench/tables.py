@@ -21,16 +21,22 @@ METRICS = {
     "reward_frm": "its own reward ↑",
     "reward_heldout": "held-out reward ↑",
 }
-HEADLINE = ("id_dlib", "lmd_68", "stlpips_vgg", "reward_heldout")
+HEADLINE = ("id_dlib", "lmd_68", "stlpips_vgg", "reward_heldout")  # columns of README's table
+ASKED = ("full-base", "full-no_reward", "full-lq")  # and its rows, of each restorer
 Tree = Mapping[str, Any]
 
 
 def main(metrics: Path = Path("metrics/benchmark.json"), dataset: str = "test") -> None:
-    """Print the tables."""
+    """Print the tables, README's first."""
     benchmark = json.loads(metrics.read_text(encoding="utf-8"))
-    print(means(benchmark, dataset), differences(benchmark, dataset), sep="\n\n")
+    print(headline(benchmark, dataset), means(benchmark, dataset), differences(benchmark, dataset), sep="\n\n")
     if benchmark["seeds"][dataset]:
         print("", seeds(benchmark, dataset), sep="\n")
+
+
+def headline(benchmark: Tree, dataset: str) -> str:
+    """README's table: `differences` of its columns and rows."""
+    return differences(benchmark, dataset, HEADLINE, ASKED)
 
 
 def means(benchmark: Tree, dataset: str) -> str:

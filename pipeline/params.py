@@ -1,4 +1,4 @@
-"""Reads `params.yaml`. Knows the group names only: each stage's pydantic model lives with the stage's own code."""
+"""Reads `params.yaml`. Knows groups by name, seed and image size; a stage's pydantic model lives with its own code."""
 
 from __future__ import annotations
 

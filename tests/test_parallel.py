@@ -4,7 +4,6 @@ import pytest
 import yaml
 
 from pipeline.parallel import map_chunks, parallel_map
-from pipeline.params import UserError
 
 
 def square(number: int) -> int:
@@ -38,12 +37,3 @@ def test_dask_uses_the_configured_cluster_and_keeps_the_order(tmp_path: Path, mo
         with dask.config.set({"scheduler-address": cluster.scheduler_address}):
             assert parallel_map(square, range(70), "") == [n * n for n in range(70)]
         assert len(cluster.scheduler.workers) == 1  # no second cluster was started
-
-
-def test_dask_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    configure(tmp_path, monkeypatch, joblib_backend="dask")
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(UserError, match=r"runtime\.joblib_backend"):
-        parallel_map(square, [1, 2], "")

@@ -165,6 +165,11 @@ def combine(
     return pd.concat([simulated[~simulated["pair_id"].isin(human["pair_id"])], human], ignore_index=True)
 
 
+def for_a(winners: pd.Series) -> pd.Series:
+    """What each vote gives side a: 1, 0, or ½ for `tie` and `both_bad`. Skips say nothing: leave them out before."""
+    return winners.map({"a": 1.0, "b": 0.0}).fillna(0.5)
+
+
 def aggregate(votes: pd.DataFrame, prior_votes: float) -> pd.DataFrame:
     """One soft label a pair: pair_id, winner, p_a, n (votes), confidence, source; sorted by pair_id.
 
@@ -175,8 +180,7 @@ def aggregate(votes: pd.DataFrame, prior_votes: float) -> pd.DataFrame:
     kept = votes[votes["winner"].ne("skip")]
     if kept.empty:
         return pd.DataFrame(columns=["pair_id", "winner", "p_a", "n", "confidence", "source"])
-    for_a = kept["winner"].map({"a": 1.0, "b": 0.0}).fillna(0.5)
-    groups = for_a.groupby(kept["pair_id"], sort=True)
+    groups = for_a(kept["winner"]).groupby(kept["pair_id"], sort=True)
     n, total = groups.count(), groups.sum()
     p_a = (total + prior_votes / 2) / (n + prior_votes)
     return pd.DataFrame(

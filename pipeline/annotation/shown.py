@@ -77,7 +77,7 @@ def _same_images(one: Round, other: Round, pair_id: str) -> bool:
 
 def as_shown(
     pairs: pd.DataFrame, features: pd.DataFrame, events: pd.DataFrame, faces: pd.DataFrame, rounds: Path,
-    remeasure: Remeasure | None = None,
+    remeasure: Remeasure,
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:  # fmt: skip
     """(pairs, features, problems): what SVM and FRM learn from, with the judged pairs as their rounds hold them.
 
@@ -87,8 +87,8 @@ def as_shown(
     judged in a round has that round's features and reason (a pair picked because the SVM was unsure may not measure
     it). `features` has its column feature_set dropped.
     Where a round's features were computed by another feature set, `remeasure` (of annotation/remeasure.py) computes
-    them from the round's images; pairs of rows that it leaves out, or all without it, are not usable: a problem says
-    how many. Later stages look them up in what `round_features` kept of that.
+    them from the round's images; pairs of rows that it leaves out are not usable: a problem says how many. Later
+    stages look them up in what `round_features` kept of that.
     Raises UserError as `judged_in_rounds` does.
     """
     current = set(features["feature_set"])
@@ -103,7 +103,7 @@ def as_shown(
         content = pd.DataFrame([json.loads(text) for text in asked[f"features_{side}"]], index=asked[f"row_{side}"])
         values = pd.concat([values, content.reindex(columns=values.columns).astype("float64")])
     asked["usable"] = asked["feature_set"].isin(current)
-    if remeasure and not asked["usable"].all():
+    if not asked["usable"].all():
         fresh = remeasure(asked[~asked["usable"]], list(values.columns), rounds)
         values.loc[fresh.index] = fresh
         asked["usable"] |= asked["row_a"].isin(fresh.index) & asked["row_b"].isin(fresh.index)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.annotation import svm_card
 from pipeline.annotation.agreement import summary
-from pipeline.annotation.labels import aggregate, records
+from pipeline.annotation.labels import aggregate, for_a, records
 from pipeline.annotation.svm import (
     Array,
     LabelledPairs,
@@ -211,8 +211,8 @@ def calibration_curve(p_a: Array, votes: pd.DataFrame, judged: pd.DataFrame) -> 
     predicted = pd.Series(p_a, index=judged["pair_id"])
     kept = votes[votes["pair_id"].isin(predicted.index)]
     p = kept["pair_id"].map(predicted).to_numpy(np.float64)
-    for_a = kept["winner"].map({"a": 1.0, "b": 0.0}).fillna(0.5).to_numpy(np.float64)
-    both = pd.DataFrame({"predicted": np.concatenate([p, 1 - p]), "observed": np.concatenate([for_a, 1 - for_a])})
+    observed = for_a(kept["winner"]).to_numpy(np.float64)
+    both = pd.DataFrame({"predicted": np.concatenate([p, 1 - p]), "observed": np.concatenate([observed, 1 - observed])})
     place = np.minimum((both["predicted"] * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     binned = both.groupby(place).agg(
         predicted=("predicted", "mean"), observed=("observed", "mean"), n=("observed", "size")

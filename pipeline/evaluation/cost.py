@@ -8,21 +8,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.evaluation.dataset import Dataset
 from pipeline.images import to_tensor
-from pipeline.restorers.protocol import Restores
+from pipeline.restorers.load import BaseRestorer
 
 
-def cost(restorer: Restores, dataset: Dataset, seed: int) -> dict[str, Any]:
-    """`params` (null where it is no torch module) and `flops` of one restored image, as torch counts them.
+def cost(restorer: BaseRestorer, dataset: Dataset, seed: int) -> dict[str, Any]:
+    """`params` and `flops` of one restored image of `size` px, as torch counts them.
 
-    Convolutions, matrix products and attention count, a multiply-add as two; null where nothing ran in torch.
+    Convolutions, matrix products and attention count, a multiply-add as two.
     """
     lq = to_tensor([dataset.lq[0]])
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         restorer.restore(lq, [""], [dataset.ids[0]], seed)
-    params = sum(one.numel() for one in restorer.parameters()) if isinstance(restorer, nn.Module) else None
-    return {"params": params, "flops": counter.get_total_flops() or None, "flops_batch": 1, "size": dataset.size}
+    params = sum(one.numel() for one in restorer.parameters())
+    return {"params": params, "flops": counter.get_total_flops(), "size": dataset.size}

@@ -206,7 +206,6 @@ def benchmark(
         "impostor": dict(impostor),
         "metrics": {name: describe(name) for name in metric_columns(scores)},
         "absent": dict(absent),
-        "variants": {"refl": "full: all four losses and the dynamic FRM"},
         "provenance": dict(provenance),
     }
 

@@ -1,13 +1,12 @@
 """Computes the catalogue's metrics, batched: on the CPU over several processes, on a GPU in this one.
 
-pyiqa (PolyForm Noncommercial) stays behind this module and `perceptual.py`.
+pyiqa (PolyForm Noncommercial) stays behind `pipeline/metrics`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from pipeline import runtime
-from pipeline.compat import dlib_weights
+from pipeline.compat import dlib_weights, package_file
 from pipeline.images import Pixels
 from pipeline.metrics import awing, landmarks, regions, signal, vqfr
 from pipeline.metrics import weights as stored
@@ -279,10 +278,7 @@ def _perceptual(name: str, device: str) -> PerceptualDistance:
 
 
 def _niqe_parameters() -> Path:
-    spec = find_spec("basicsr")  # found, not imported: only its data is needed
-    if spec is None or spec.origin is None:
-        raise UserError("basicsr is not installed; install the project's dependencies")
-    return Path(spec.origin).parent / "metrics" / "niqe_pris_params.npz"
+    return package_file("basicsr", "metrics", "niqe_pris_params.npz")
 
 
 def _niqe(images: Tensor) -> Tensor:

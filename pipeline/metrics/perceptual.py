@@ -7,27 +7,21 @@ reference are computed once.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.compat import package_file
 from pipeline.params import UserError
 
 Net = Literal["alex", "vgg"]
 
 
 def weights_file(net: Net) -> Path:
-    """The ST-LPIPS weights inside the `stlpips_pytorch` wheel, found without importing it (its imports are undeclared).
-
-    Raises UserError when the wheel is not installed.
-    """
-    spec = find_spec("stlpips_pytorch")
-    if spec is None or spec.origin is None:
-        raise UserError("stlpips_pytorch is not installed; rerun `make` or pip install it")
-    return Path(spec.origin).parent / "weights" / "vST0.0" / f"{net}_shift_tolerant.pth"
+    """The ST-LPIPS weights inside the `stlpips_pytorch` wheel. Raises UserError where they are missing."""
+    return package_file("stlpips_pytorch", "weights", "vST0.0", f"{net}_shift_tolerant.pth")
 
 
 class PerceptualDistance(nn.Module):

@@ -25,12 +25,19 @@ def missing(files: Sequence[str]) -> list[Path]:
     return [HUB / name for name in files if not (HUB / name).is_file()]
 
 
+UNREADABLE = (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, TypeError)  # what a damaged file raises
+
+
+def _refused(path: Path | str, error: Exception) -> UserError:
+    return UserError(f"{path}: not the weights expected here ({one_line(error)})")
+
+
 def load_tensors(path: Path) -> dict[str, Any]:
     """A checkpoint's plain tensors, on the CPU. Raises UserError for a file that is something else."""
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not the weights expected here ({one_line(error)})") from None
+    except UNREADABLE as error:
+        raise _refused(path, error) from None
 
 
 def load_into(module: torch.nn.Module, state: dict[str, Any], path: Path) -> None:
@@ -41,7 +48,7 @@ def load_into(module: torch.nn.Module, state: dict[str, Any], path: Path) -> Non
     try:
         module.load_state_dict({key.removeprefix("module."): value for key, value in state.items()}, strict=True)
     except RuntimeError as error:
-        raise UserError(f"{path}: not the weights expected here ({one_line(error)})") from None
+        raise _refused(path, error) from None
     module.requires_grad_(False).eval()
 
 
@@ -85,8 +92,8 @@ def offline() -> Iterator[list[Path]]:
                 used.append(Path(file))
                 try:
                     return load(file, *rest, **options)
-                except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, TypeError) as error:
-                    raise UserError(f"{file}: not the weights expected here ({one_line(error)})") from None
+                except UNREADABLE as error:
+                    raise _refused(file, error) from None
             return load(file, *rest, **options)
 
         return noted

@@ -101,13 +101,14 @@ def equal_steps(restorer: BaseRestorer, frm: FaceRewardModel, params: ReflParams
 
 def continue_base(
     restorer: BaseRestorer, frm: FaceRewardModel, refl: ReflParams, base: BaseParams, gan: GanParams, folder: Path,
-    train: Images, val: Images, seed: int, scratch: Path, watch: Watch | None = None,
+    train: Images, val: Images, seed: int, scratch: Path, watch: Watch,
 ) -> Curve:  # fmt: skip
     """Train the same parameters as ReFL by the base objective for equal compute, with a fresh cosine schedule.
 
     `watch` measures the restorer before and after; its figures are in the curve's first and last rows.
     """
-    first = [{"step": 0, **watch(restorer).figures}] if watch else []
+    first = {"step": 0, **watch(restorer).figures}
+    restorer.start_training()  # the part that ReFL trains, and no more
 
     def part() -> Continued:
         return continued(restorer, base, gan, folder, train, val, seed)
@@ -126,6 +127,5 @@ def continue_base(
     name = f"{restorer.kind}-more_base"
     loss = run.loss(settings)
     curve = fit(restorer.trained(), loss, run.validate, settings, run.checkpoint_every, scratch, name, run.also)
-    if watch:
-        curve[-1] |= watch(restorer).figures
-    return [*first, *curve]
+    curve[-1] |= watch(restorer).figures
+    return [first, *curve]

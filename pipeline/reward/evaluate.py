@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.annotation.labels import aggregate
+from pipeline.annotation.labels import aggregate, for_a
 from pipeline.annotation.pairs import HQ
 from pipeline.annotation.svm import PairSVM
 from pipeline.features import columns
@@ -131,7 +131,7 @@ def single_annotators(pairs: pd.DataFrame, votes: pd.DataFrame, difference: NDAr
     are left out.
     """
     kept = votes[votes.pair_id.isin(pairs.pair_id) & (votes.winner != "skip")]
-    kept = kept.assign(vote=kept.winner.map({"a": 1.0, "b": 0.0}).fillna(0.5))
+    kept = kept.assign(vote=for_a(kept.winner))
     by_pair = kept.groupby("pair_id").vote
     others = (kept.pair_id.map(by_pair.sum()) - kept.vote) / (kept.pair_id.map(by_pair.size()) - 1)
     kept = kept.assign(others=others).dropna()

@@ -23,7 +23,7 @@ def test_a_convolution_costs_two_operations_a_weight_and_pixel() -> None:
     dataset = tiny.dataset("test")
     found = cost(OneConvolution(), dataset, 0)
     weights = 2 * 3 * 5 * 9
-    assert found == {"params": weights, "flops": 2 * weights * tiny.SIZE**2, "flops_batch": 1, "size": tiny.SIZE}
+    assert found == {"params": weights, "flops": 2 * weights * tiny.SIZE**2, "size": tiny.SIZE}
 
 
 def test_more_steps_cost_more() -> None:

@@ -18,6 +18,7 @@ from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.gfpgan import GFPGAN
 from pipeline.training import count_flops, images_of
 from tests import tiny
+from tests.refl.test_loop import scripted
 from tests.refl.test_trainer import params
 
 CI = Path(__file__).resolve().parents[2] / "profiles/ci.yaml"
@@ -31,9 +32,10 @@ def run(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     base, gan = files.load("base", BaseParams, CI), files.load("gan", GanParams, CI)
 
     def continue_base(folder: Path, scratch: Path) -> tuple[GFPGAN, list[dict[str, float]], GanParams]:
-        restorer = tiny.gfpgan(64)
-        restorer.start_training()  # as equal_steps does
-        curve = more_base.continue_base(restorer, tiny.frm(), params(), base, gan, folder, faces, val, 0, scratch)
+        restorer, watch = tiny.gfpgan(64), scripted(iter([2.0, 1.0]))
+        curve = more_base.continue_base(
+            restorer, tiny.frm(), params(), base, gan, folder, faces, val, 0, scratch, watch
+        )
         return restorer, curve, gan
 
     return continue_base
@@ -43,7 +45,8 @@ def test_gfpgan_goes_on_with_its_decoder_and_its_discriminator(run, tmp_path: Pa
     start = tiny.gfpgan(64)
     restorer, curve, gan = run(tmp_path / "none", tmp_path / "a")
     assert "has no discriminator" in capsys.readouterr().out
-    assert curve[-1]["step"] == 2
+    assert [row["step"] for row in (curve[0], curve[-1])] == [0, 2]
+    assert [row["val_lmd_68"] for row in (curve[0], curve[-1])] == [2.0, 1.0]  # watched before and after
     for name, before in start.official_state().items():
         after = restorer.official_state()[name]
         assert torch.equal(before, after) or name.startswith("stylegan_decoder."), name
@@ -78,7 +81,17 @@ def test_half_precision_and_cuda_graphs_change_nothing_of_diffbirs_control(
         recipe = params(steps=1, accumulation=1, precision=precision)
         curves.append(
             more_base.continue_base(
-                tiny.diffbir(), tiny.frm(), recipe, base, gan, tmp_path, faces, val, 0, tmp_path / precision
+                tiny.diffbir(),
+                tiny.frm(),
+                recipe,
+                base,
+                gan,
+                tmp_path,
+                faces,
+                val,
+                0,
+                tmp_path / precision,
+                scripted(iter([2.0, 1.0])),
             )
         )
     assert curves[0][-1]["step"] > 1

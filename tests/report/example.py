@@ -190,9 +190,7 @@ def further() -> dict[str, Any]:
                 }
             }
         },
-        "restorers": {
-            r: {"params": 1_834_211, "flops": 2_345_678_901, "flops_batch": 1, "size": 64} for r in RESTORERS
-        },
+        "restorers": {r: {"params": 1_834_211, "flops": 2_345_678_901, "size": 64} for r in RESTORERS},
     }
 
 
