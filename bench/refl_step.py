@@ -221,7 +221,7 @@ def _counted(published: bool, steps: int, renoise: int, warm: bool) -> int:
 
 def _texts_on_meta(text: PromptEncoder) -> None:
     """Keep features of prompts where they are computed, for the reason that `_on_meta` gives; only shapes count."""
-    tokens = torch.zeros(1, text.length, dtype=torch.long, device="meta")
+    tokens = torch.zeros(1, text.text_model.config.max_position_embeddings, dtype=torch.long, device="meta")
     text._cached = lru_cache(lambda prompt: text.text_model(tokens).last_hidden_state[0])
 
 

@@ -186,9 +186,9 @@ def write(table: Table, folder: Path | str, rows: Iterable[Mapping[str, Any]]) -
 
     Raises ValueError (a bug of ours) for a duplicate key, a missing column or a value outside an enum.
     """
-    folder, unsorted = Path(folder), list(rows)
-    extra = _extra_columns(table, unsorted)
-    ordered = sorted(unsorted, key=lambda row: tuple(row[name] for name in table.key))
+    folder, ordered = Path(folder), list(rows)
+    extra = _extra_columns(table, ordered)
+    ordered.sort(key=lambda row: tuple(row[name] for name in table.key))
     keys = [tuple(row[name] for name in table.key) for row in ordered]
     if len(set(keys)) != len(keys):
         raise ValueError(f"{table.name}: duplicate key")
@@ -245,7 +245,7 @@ def read(
     remedy: str | None = None,
     where: Mapping[str, Collection[Any]] | None = None,
 ) -> pa.Table:
-    """Read a table's folder (or one file); `columns` limits what is decoded, `where` (column → values) what is kept.
+    """Read a table's folder (or one file); `columns` limits what is decoded, `where` (read column → values) the rows.
 
     Rows are left out shard by shard: of pictures, the wanted ones alone are in memory together.
     `unique=False` leaves duplicate keys to the caller; `remedy` says what to do about a file that no stage wrote.
@@ -258,6 +258,7 @@ def read(
     again = remedy or _again(table)
     if not files:
         raise UserError(f"{folder}: no {table.name} table here; {again}")
+    kept = {name: pa.array(list(wanted), table.columns[name]) for name, wanted in (where or {}).items()}
     parts, keys = [], []
     for file in files:
         try:
@@ -268,14 +269,14 @@ def read(
             _check_schema(table, file, part.schema, columns, again)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(f"{file}: damaged, truncated or not Parquet ({one_line(error)}); {again}") from None
-        for name in set(table.enums) & set(part.column_names):
+        for name in (one for one in table.enums if one in part.column_names):
             if wrong := sorted(set(part.column(name).unique().to_pylist()) - table.enums[name]):
                 allowed = sorted(table.enums[name])
                 raise UserError(f"{file}: column `{name}` holds {wrong[0]!r}, not one of {allowed}; {again}")
         if set(table.key) <= set(part.column_names):
             keys.append(part.select(table.key))
-        for name, wanted in (where or {}).items():
-            part = part.filter(pc.is_in(part.column(name), pa.array(list(wanted), table.columns[name])))
+        for name, wanted in kept.items():
+            part = part.filter(pc.is_in(part.column(name), wanted))
         parts.append(part)
     if unique and keys:
         known = pa.concat_tables(keys)

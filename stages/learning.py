@@ -44,7 +44,7 @@ def main() -> None:
         return label(known.pairs, svm_labels(known.features, reference, known.pairs, seen, svm))
 
     def judge(pairs: pd.DataFrame, drawn: int) -> Numbers:
-        about = (frm.reward.model_dump_json(), training.model_dump_json(), drawn, pairs.to_json())
+        about = (frm.reward.model_dump_json(), training.model_dump_json(), drawn, pairs.to_json(), head.to_json())
         scratch = SCRATCH / key(*about, *data)
         done = scratch / "correct.npy"
         if not done.is_file():

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from pipeline import tables
 from pipeline.evaluation import commands, restoring
@@ -35,10 +36,11 @@ STRENGTH = {"base": 0.12, "full": 0.02, "no_reward": 0.02, "full_seed1": 0.03, "
 MODELS, SAMPLES = 5, 2
 
 
-class Noisy:
+class Noisy(torch.nn.Module):
     """Adds noise of a known strength: the same for the same id and seed."""
 
     def __init__(self, strength):
+        super().__init__()
         self.strength = strength
 
     def restore(self, lq, prompts, ids, seed):
@@ -255,7 +257,7 @@ def test_samples_seeds_votes_and_costs(project):
     assert (people["elsewhere"], people["roles"]) == (1, ["in_labels"])
     assert people["wins"]["fine"]["coarse"] == pytest.approx(2 / 3)
     assert set(result["bradley_terry"]["test"]) == {"reward_frm", "reward_heldout"}
-    assert result["restorers"]["diffbir"]["params"] is None  # the stand-in is no network
+    assert result["restorers"]["diffbir"] == {"params": 0, "flops": 0, "size": 32}  # the stand-in has no weights
     assert result["metrics"]["entropy"]["roles"] == ["in_svm"]
     assert result["metrics"]["psnr"]["roles"] == ["in_loss"]
 

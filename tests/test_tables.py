@@ -13,6 +13,7 @@ import pytest
 
 from pipeline import tables
 from pipeline.annotation.rounds import ROUNDS
+from pipeline.annotation.shown import ROUND_FEATURES
 from pipeline.evaluation.restoring import RESTORED
 from pipeline.images import encode_png
 from pipeline.params import UserError
@@ -257,6 +258,7 @@ CONTRACTS = (
         seed:int64 image""",
     ),
     (FEATURES, "v1 by candidate_id: candidate_id:string feature_set:string"),
+    (ROUND_FEATURES, "v1 by candidate_id: candidate_id:string feature_set:string"),
     (
         PAIRS,
         """v1 by pair_id: pair_id:string face_id:string candidate_a:string candidate_b:string split:string why:string

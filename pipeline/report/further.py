@@ -166,8 +166,8 @@ def sizes(content: Mapping[str, Any]) -> list[Part]:
     """Parameters and arithmetic of each restorer."""
     rows: list[tuple[str, list[str]]] = []
     for name, one in content.items():
-        flops = f"{one['flops'] / 1e9:,.2f}" if one.get("flops") else "–"
-        rows.append((restorer_label(name), [f"{one['params'] / 1e6:,.2f}", flops, f"{one.get('size', '–')}"]))
+        figures = [f"{one['params'] / 1e6:,.2f}", f"{one['flops'] / 1e9:,.2f}", str(one["size"])]
+        rows.append((restorer_label(name), figures))
     intro = (
         "Of the base; ReFL changes weights, not sizes. Wall time and memory depend on the machine and stay out of here."
     )

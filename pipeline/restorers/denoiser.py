@@ -36,7 +36,6 @@ class PromptEncoder(nn.Module):
     def __init__(self, text_model: CLIPTextModel) -> None:
         super().__init__()
         self.text_model = text_model.eval().requires_grad_(False)
-        self.length: int = text_model.config.max_position_embeddings
         # of the text model, not of self: a cycle would keep the weights on the GPU until the next garbage collection
         self._cached = lru_cache(maxsize=4096)(partial(_encode, self.text_model))
 

@@ -20,8 +20,6 @@ from pipeline.reward.params import DamageParams
 from pipeline.reward.robustness import DAMAGES
 from pipeline.runtime import rng
 
-KINDS = tuple(DAMAGES)
-
 
 def with_damage(
     candidates: Candidates, faces: set[str], params: DamageParams, seed: int
@@ -33,10 +31,10 @@ def with_damage(
     """
     frame = candidates.frame[candidates.frame.face_id.isin(faces)].reset_index()
     frame = frame[~frame.anchor.astype(bool) | (frame.restorer == "hq")].sort_values("candidate_id")
-    tasks = []
+    tasks, kinds = [], tuple(DAMAGES)
     for name, row in zip(frame.candidate_id, frame.row.astype(int), strict=True):
         generator = rng(seed, "frm-damage", name)
-        kind = KINDS[int(generator.integers(len(KINDS)))]
+        kind = kinds[int(generator.integers(len(kinds)))]
         low, high = getattr(params, kind)
         strengths = (low + (high - low) * np.sort(generator.random(2))).tolist()
         if kind == "jpeg":

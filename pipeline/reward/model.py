@@ -185,8 +185,7 @@ class FaceRewardModel(nn.Module):
         """Train only the last groups of the image tower and the last layers of the text tower (null: all; 0: none).
 
         HPSv2 unlocks 20 image groups and 11 text layers. Groups of a timm tower are its trunk's; its projection trains
-        beside any of them. Raises UserError for a ResNet tower, which OpenCLIP can only
-        lock as a whole.
+        beside any of them. Raises UserError for a ResNet tower, which OpenCLIP can only lock as a whole.
         """
         self.requires_grad_(True)
         if image_groups is not None:

@@ -16,6 +16,12 @@ from tests.metrics.faces import blurred, face, sample_faces
 SAMPLE = sample_faces()
 
 
+def misread(data: bytes) -> bytes:
+    """The count of the bytes of a tensor's first size, larger than it is."""
+    place = data.index(b"con_4\x01\x02") + 7
+    return data[:place] + b"\xc8" + data[place + 1 :]
+
+
 def test_landmarks_scale_with_the_crop_and_lmd_counts_pixels() -> None:
     large, small = landmarks.landmarks_68([face(0, 256)]), landmarks.landmarks_68([face(0, 64)])
     assert large.shape == (1, 68, 2)
@@ -78,7 +84,9 @@ def test_the_network_in_torch_is_dlibs_own() -> None:
     np.testing.assert_allclose(network(torch.from_numpy(np.stack(chips))).numpy(), expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: data[30_000:]])
+@pytest.mark.parametrize(
+    "damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: data[30_000:], misread]
+)
 def test_another_file_in_the_networks_place_is_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     path = tmp_path / "network.dat"
     path.write_bytes(damage(dlib_weights("dlib_face_recognition_resnet_model_v1.dat").read_bytes()))
