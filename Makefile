@@ -107,7 +107,10 @@ profile: venv
 	  cd $(RUN); base=$$(cat .head 2>/dev/null || true); \
 	  git cat-file -e "$$base^{commit}" 2>/dev/null || base=HEAD; \
 	  votes=$$(git diff --name-only --diff-filter=AM "$$base" -- annotations); \
-	  tar -cf .kept.tar $$(ls -d $(KEPT) 2>/dev/null) $$votes --files-from /dev/null; \
+	  if [ ! -e .kept.tar ]; then \
+	    tar -cf .kept.tar.new $$(ls -d $(KEPT) 2>/dev/null) $$votes --files-from /dev/null; \
+	    mv .kept.tar.new .kept.tar; \
+	  fi; \
 	  git reset --quiet; \
 	  git checkout --quiet --force --detach $$(git -C $(CURDIR) rev-parse HEAD); \
 	  rm -rf $(KEPT); tar -xf .kept.tar; rm .kept.tar; \

@@ -97,9 +97,9 @@ def output_paths(source: Path, out: Path) -> dict[Path, Path]:
     if os.path.isdir(source):
         inside = [source / name for name in image_names(source)]
         # results of an earlier run are no photos
-        earlier, whole = out.resolve(), source.resolve()
+        earlier, whole = _real(out), _real(source)
         above = earlier == whole or earlier in whole.parents
-        below = [path for path in inside if above or earlier not in path.resolve().parents]
+        below = [path for path in inside if above or earlier not in _real(path).parents]
         photos = [path for path in below if not _is_result(path)]
         root, kept = source, photos
     elif os.path.isfile(source):
@@ -114,18 +114,28 @@ def output_paths(source: Path, out: Path) -> dict[Path, Path]:
     if not photos:
         raise UserError(f"{source} holds no image ({', '.join(sorted(SUFFIXES))}; earlier results are no photos)")
     names = [photo.relative_to(root) for photo in photos]
-    same = Counter(name.with_suffix(".png") for name in names)  # a.jpg and a.png beside each other keep their suffix
     plain = [name.with_suffix(".png") for name in names]
+    same = Counter(map(_folded, plain))  # a.jpg and a.png beside each other keep their suffix
     targets = [
-        out / (png if same[png] == 1 else name.with_name(f"{name.name}.png"))
+        out / (png if same[_folded(png)] == 1 else name.with_name(f"{name.name}.png"))
         for name, png in zip(names, plain, strict=True)
     ]
-    if doubled := [target for target, count in Counter(targets).items() if count > 1]:
+    counts = Counter(map(_folded, targets))
+    if doubled := [target for target in targets if counts[_folded(target)] > 1]:
         raise UserError(f"--out {out}: two photos would be restored to {doubled[0]}; rename one of them")
-    taken = {path.resolve() for path in kept} & {path.resolve() for path in targets}
+    taken = {_real(path) for path in kept} & {_real(path) for path in targets}
     if taken := taken | {path for path in targets if path.is_file() and not _is_result(path)}:
         raise UserError(f"--out {out}: the result would replace {min(taken)}; choose another folder")
     return dict(zip(photos, targets, strict=True))
+
+
+def _folded(path: Path) -> str:
+    """What a disk that doesn't tell capitals apart (exFAT, a share) takes for the same name."""
+    return str(path).casefold()
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve raises where links lead in a circle
 
 
 def _is_result(path: Path) -> bool:

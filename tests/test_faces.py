@@ -357,6 +357,10 @@ def test_all_faces_of_a_person_or_folder_share_a_group(project: Path) -> None:
     groups = {face.source: face.group_id for face in by_person}
     assert groups["ann/000.png"] == groups["2.png"] != groups["3.png"]
     assert reasons(rejects) == {"ann/001.png": "no person in metadata.csv"}
+    (project / "photos/ann/001.png").rename(project / "photos/ann/Zoe\u0308.png")  # as a Mac writes it
+    text = "file_name,person\nann/000.png,Ann\n2.png,Ann\n3.png,Bea\nann/Zo\u00eb.png,Zoë\n"
+    (project / "photos/metadata.csv").write_text(text, encoding="utf-8")
+    assert folder_faces(params(FOLDER, group_by="person"), 16)[1] == []
     (project / "photos/metadata.csv").write_text("file_name,person\nann/000.png,\n2.png,Ann\n", encoding="utf-8-sig")
     with pytest.raises(UserError, match=r"1 rows name no person, the first is ann/000\.png"):
         folder_faces(params(FOLDER, group_by="person"), 16)

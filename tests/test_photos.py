@@ -246,6 +246,26 @@ def test_results_may_lie_above_the_photos_and_two_never_share_a_file(tmp_path: P
         restore_photos(tmp_path / "in/a.jpg", tmp_path / "in", Fake(64), None, CPU, seed=0, say=lambda _: None)
 
 
+def test_names_that_differ_in_capitals_never_share_a_file(tmp_path: Path, photo: Pixels) -> None:
+    """A disk such as exFAT takes A.png and a.png for one file."""
+    for name in ("A.jpg", "a.png"):
+        (tmp_path / name).write_bytes(encode_png(photo[:64, :64]))
+    out = tmp_path / "out"
+    written = restore_photos(tmp_path, out, Fake(64), None, CPU, seed=0, say=lambda _: None)
+    assert written == [out / "A.jpg.png", out / "a.png.png"]
+
+
+def test_links_that_lead_in_a_circle_are_skipped(tmp_path: Path, photo: Pixels) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").write_bytes(encode_png(photo[:64, :64]))
+    (tmp_path / "photos/x.png").symlink_to("x.png")
+    said: list[str] = []
+    for source in (tmp_path / "photos", tmp_path / "photos/a.jpg"):
+        written = restore_photos(source, tmp_path / "out", Fake(64), None, CPU, seed=0, say=said.append)
+        assert written == [tmp_path / "out/a.png"]
+    assert len([line for line in said if "x.png: skipped, not readable" in line]) == 1
+
+
 def test_earlier_results_beside_the_photos_are_not_restored_again(tmp_path: Path, photo: Pixels) -> None:
     (tmp_path / "a.jpg").write_bytes(encode_png(photo[:64, :64]))
     for _ in range(3):

@@ -276,6 +276,15 @@ def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(clone: Path
     assert (run / "annotations/rounds/0001-abc/round.json").read_text() == "{}\n"  # the run can learn from its votes
     assert git(clone, "status", "--porcelain") == ""
 
+    # a call that was stopped halfway: what it had put aside comes back
+    subprocess.run(["tar", "-cf", ".kept.tar", "dvc.lock", "metrics", "annotations/human.parquet"], cwd=run, check=True)
+    (run / "dvc.lock").write_text("the checkout's\n")
+    (run / "annotations/human.parquet").write_bytes(b"the checkout's")
+    assert make(clone, "profile", "PROFILE=omi-cpu").returncode == 0
+    assert (run / "dvc.lock").read_text() == "its own\n"
+    assert (run / "annotations/human.parquet").read_bytes() == b"votes exported in the run"
+    assert not (run / ".kept.tar").exists()
+
     # edits that somebody made in the worktree are not overwritten
     for name in ("params.yaml", "pipeline/params.py"):
         before = (run / name).read_text()

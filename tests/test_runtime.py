@@ -60,6 +60,9 @@ def test_an_atomic_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         raise RuntimeError
     assert path.read_bytes() == b"new"
     assert [entry.name for entry in path.parent.iterdir()] == ["out.bin"]
+    longest = path.with_name(f"{'長' * 83}.png")  # 253 of the 255 bytes that a name may have
+    runtime.write_bytes(longest, b"new")
+    assert longest.read_bytes() == b"new"
 
 
 def test_json_is_rounded_ordered_and_refuses_nan(tmp_path: Path) -> None:

@@ -83,6 +83,12 @@ def read_human(path: Path = HUMAN_VOTES) -> pd.DataFrame:
     return events
 
 
+def one_spelling(annotators: pd.Series) -> pd.Series:
+    """Names that differ in capitals alone are one person's, who voted on two machines: the first in their order."""
+    first = {name.casefold(): name for name in sorted(set(annotators), reverse=True)}
+    return annotators.map(lambda name: first[name.casefold()])
+
+
 def no_votes(events: pd.DataFrame) -> tuple[pd.DataFrame, VoteCounts, list[str]]:
     """`standing_votes` where labels.source is `simulated`: none of them."""
     counts = VoteCounts(len(events), 0, 0, len(events), 0, 0, 0, 0)
@@ -100,6 +106,7 @@ def standing_votes(events: pd.DataFrame, shown: pd.DataFrame) -> tuple[pd.DataFr
     """
     unique = events.drop_duplicates()
     kept = unique[unique["undone_by"].fillna("").eq("")]
+    kept = kept.assign(annotator=one_spelling(kept["annotator"]))
     undone = len(unique) - len(kept)
     # a skip judges nothing, so nobody looked up what its round shows: it is on a pair all the same
     votable = {

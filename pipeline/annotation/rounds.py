@@ -278,9 +278,7 @@ def _rows(chosen: pd.DataFrame, data: Path) -> list[dict[str, Any]]:
 def _by_key(table: tables.Table, folder: Path, wanted: set[str]) -> dict[str, dict[str, Any]]:
     """Rows of a table by key, only those wanted. Raises UserError when one of them is missing."""
     key = table.key[0]
-    content = tables.read(table, folder)
-    keep = pa.array([value in wanted for value in content.column(key).to_pylist()], pa.bool_())
-    found = {row[key]: row for row in content.filter(keep).to_pylist()}
+    found = {row[key]: row for row in tables.read(table, folder, where={key: wanted}).to_pylist()}
     if missing := sorted(wanted - set(found)):
         raise UserError(f"{folder}: no row {missing[0]} ({len(missing)} missing); run `dvc repro {table.written_by}`")
     return found

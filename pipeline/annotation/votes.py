@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline import tables
 from pipeline.annotation.agreement import summary
-from pipeline.annotation.labels import HUMAN_VOTES, read_human
+from pipeline.annotation.labels import HUMAN_VOTES, one_spelling, read_human
 from pipeline.annotation.rounds import Round
 from pipeline.params import UserError
 from pipeline.runtime import atomic
@@ -61,6 +61,7 @@ def status(votes: Sequence[Mapping[str, Any]], rounds: Sequence[Round], seed: in
     facts = pd.concat(pairs) if pairs else pd.DataFrame(columns=[*_FACTS, "round_id"])
     facts["anchored"] = facts["anchor_a"].astype(bool) | facts["anchor_b"].astype(bool)
     standing = frame[frame["undone_by"].eq("")]
+    standing = standing.assign(annotator=one_spelling(standing["annotator"]))
     known = pd.MultiIndex.from_frame(standing[["round_id", "pair_id"]]).isin(
         pd.MultiIndex.from_frame(facts[["round_id", "pair_id"]])
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
+from unicodedata import normalize
 
 from PIL import Image
 
@@ -70,9 +71,10 @@ def find(folder: Path) -> dict[str, Path]:
     for path in _inside(folder):
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
             _require_utf8(path)
-            if path.stem in found:
-                raise UserError(f"{folder}: {found[path.stem].name} and {path.name} have one name; keep one of them")
-            found[path.stem] = path
+            name = normalize("NFC", path.stem)  # accents of a Mac's file names are characters of their own
+            if name in found:
+                raise UserError(f"{folder}: {found[name].name} and {path.name} have one name; keep one of them")
+            found[name] = path
     if not found:
         raise UserError(f"{folder}: no images ({', '.join(sorted(SUFFIXES))})")
     return found

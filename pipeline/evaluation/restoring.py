@@ -76,8 +76,8 @@ def read(folder: Path, dataset: str, models: Iterable[str], sample: int, ids: Co
     found = {}
     for model in models:
         path = table_folder(folder, dataset, model)
-        frame = tables.read_frame(RESTORED, path, ["face_id", "sample", "image"])
-        frame = frame[(frame["sample"] == sample) & frame["face_id"].isin(set(ids))]
+        columns, where = ["face_id", "sample", "image"], {"face_id": ids, "sample": {sample}}
+        frame = tables.read_frame(RESTORED, path, columns, where)
         found[model] = {row["face_id"]: _image(row, str(path)) for row in frame.to_dict("records")}
     return found
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 from pipeline.faces.detection import alignment, frontal_score, load_detector, warp
 from pipeline.faces.params import FacesParams
@@ -72,9 +73,9 @@ class Reader:
             return short_id("file", hashlib.sha256(data).hexdigest())
         if self.params.group_by == "folder":
             return short_id("folder", Path(name).parent.as_posix())
-        if name not in self.persons:
+        if (known := normalize("NFC", name)) not in self.persons:
             raise UserError(f"no person in {PERSONS}")
-        return short_id("person", self.persons[name])
+        return short_id("person", self.persons[known])
 
 
 def folder_faces(params: FacesParams, image_size: int) -> tuple[list[Face], list[Reject]]:
@@ -152,7 +153,8 @@ def read_persons(folder: Path) -> dict[str, str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:  # Excel writes a byte-order mark
             rows = list(csv.DictReader(handle))
-        named = [(row["file_name"].strip(), row["person"].strip()) for row in rows]
+        # a Mac writes accents of file names apart from their letters, a spreadsheet doesn't
+        named = [(normalize("NFC", row["file_name"].strip()), row["person"].strip()) for row in rows]
     except FileNotFoundError:
         raise UserError(f"{path} is missing; faces.group_by `person` reads its columns file_name and person") from None
     except OSError as error:

@@ -144,6 +144,14 @@ def test_two_people_get_different_pairs_until_a_lease_runs_out(tmp_path: Path, p
     assert {lease.pair_id for lease in store.claim("bob", 12)[0]} >= mine
 
 
+def test_a_clock_set_back_blocks_no_pair(tmp_path: Path, plain: Round) -> None:
+    clock = Clock()
+    store = open_store(tmp_path, plain, clock, lease_seconds=60)
+    mine = {lease.pair_id for lease in store.claim("ada", 6)[0]}
+    clock.now -= 7200
+    assert {lease.pair_id for lease in store.claim("bob", 12)[0]} >= mine
+
+
 def test_a_renewed_lease_stays_and_a_lost_one_does_not_come_back(tmp_path: Path, plain: Round) -> None:
     clock = Clock()
     store = open_store(tmp_path, plain, clock, lease_seconds=60)

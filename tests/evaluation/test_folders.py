@@ -143,6 +143,12 @@ def test_pictures_are_paired_by_name_not_by_position(work):
     assert scores == pytest.approx({name: 20 * np.log10(255 / 20) for name in NAMES if name != "0002"}, rel=1e-4)
 
 
+def test_accents_of_a_macs_file_names_are_the_same_letters(work):
+    (work / "far/0002.png").rename(work / "far/Zoe\u0308.png")
+    files = folders.find(work / "far")
+    assert files["Zo\u00eb"] == work / "far/Zoe\u0308.png"
+
+
 def test_a_folder_that_cannot_be_listed_is_named(work, monkeypatch):
     def refuse(self):
         raise PermissionError(13, "Permission denied")
