@@ -44,7 +44,7 @@ class FaceResNet(nn.Module):
             self.blocks = nn.Sequential(
                 *(_Residual(tensors, given, *block) for given, block in zip(inputs, BLOCKS, strict=False))
             )
-            self.projection = next(tensors).view(256, 128)
+            self.projection = nn.Parameter(next(tensors).view(256, 128))
         except (StopIteration, IndexError, OverflowError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"{path}: not dlib's face recognition network, or damaged; reinstall the package "
