@@ -144,6 +144,27 @@ def test_stage_learning_writes_its_curve_and_the_same_bytes_twice(root: Path) ->
     }  # the held-out faces
 
 
+def test_a_stopped_stage_learning_trains_no_finished_model_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+
+    def counted(*given: Any):  # type: ignore[no-untyped-def]
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(given)
+        return train_reward(*given)
+
+    learning.main()
+    whole = (root / "metrics/frm_learning.json").read_bytes()
+    monkeypatch.setattr(learning, "train", counted)
+    with pytest.raises(KeyboardInterrupt):
+        learning.main()
+    assert not list((root / ".scratch/learning").rglob("checkpoint.pt"))  # its answers are kept, not its models
+    monkeypatch.setattr(learning, "train", lambda *given: trained.append(given) or train_reward(*given))
+    learning.main()
+    assert len(trained) == 4
+    assert (root / "metrics/frm_learning.json").read_bytes() == whole
+
+
 @pytest.mark.parametrize("reference", [False, True])
 def test_the_svm_of_a_share_learns_from_the_votes_of_its_faces_alone(
     root: Path, monkeypatch: pytest.MonkeyPatch, reference: bool
