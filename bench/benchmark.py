@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pyiqa
@@ -26,6 +26,7 @@ from pipeline.evaluation.dataset import Dataset
 from pipeline.evaluation.scoring import ScoreCache, Scorer
 from pipeline.metrics.catalogue import METRICS
 
+T = TypeVar("T")
 REPEATS = 2  # of which the faster counts
 
 
@@ -47,7 +48,7 @@ def ours(hq: list[Path], restored: list[Path], names: list[str], cache: ScoreCac
     return {name: found[:, 0] for name, found in Scorer(dataset, {}, cache).score(names, [images]).items()}
 
 
-def clocked(work: Callable[[], dict[str, Any]]) -> tuple[float, dict[str, Any]]:
+def clocked(work: Callable[[], T]) -> tuple[float, T]:
     """Seconds of the faster of `REPEATS` runs, and what came out."""
     times = []
     for _ in range(REPEATS):

@@ -6,30 +6,16 @@ clock starts; each takes all chips, dlib in one call, torch in the batches of `p
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import dlib
 import numpy as np
 import torch
 import typer
 
+from bench.benchmark import clocked
 from pipeline import runtime
 from pipeline.compat import dlib_weights
 from pipeline.metrics.dlib_resnet import SIDE, FaceResNet
 from pipeline.metrics.identity import BATCH
-
-REPEATS = 3  # of which the fastest counts
-
-
-def clocked(work: Callable[[], object]) -> tuple[float, np.ndarray]:
-    """Seconds of the fastest of `REPEATS` runs, and what came out."""
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        found = np.asarray(work())
-        times.append(time.perf_counter() - start)
-    return min(times), found
 
 
 @runtime.stage
@@ -42,7 +28,8 @@ def main(count: int = 64) -> None:
         before, expected = clocked(lambda: theirs.compute_face_descriptor(list(chips)))
         after, found = clocked(lambda: torch.cat([ours(batch) for batch in torch.from_numpy(chips).split(BATCH)]))
     print(f"{count} faces, ms a face: dlib {1000 * before / count:.1f}, torch {1000 * after / count:.1f}")
-    print(f"ratio {before / after:.1f}, largest difference {np.abs(found - expected).max():.1e}")
+    difference = np.abs(found.numpy() - np.asarray(expected)).max()
+    print(f"ratio {before / after:.1f}, largest difference {difference:.1e}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import dask
+import distributed
 import pytest
 import yaml
 
@@ -30,8 +32,6 @@ def test_order_and_chunks_do_not_depend_on_the_number_of_workers(
 
 
 def test_dask_uses_the_configured_cluster_and_keeps_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dask = pytest.importorskip("dask")
-    distributed = pytest.importorskip("distributed")
     configure(tmp_path, monkeypatch, num_workers=2, joblib_backend="dask")
     with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
         with dask.config.set({"scheduler-address": cluster.scheduler_address}):
