@@ -301,8 +301,7 @@ def timed(published: bool, precision: str, repeats: int, tf32: bool = False, che
 
     Memory is what tensors hold; the captured graph's own pool, which nothing else can use, comes on top.
     """
-    configure(RuntimeParams())
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    configure(RuntimeParams(tf32=tf32))
     restorer = build("cuda") if build else None
     made = trainer(published, "cuda", STEPS, WINDOW, restorer, precision=precision, renoise=renoise)
     if checkpointed:

@@ -36,7 +36,7 @@ def restore(
     if detector == "facexlib" and weights is None:
         raise UserError("--detector facexlib needs --weights, the path of detection_Resnet50_Final.pth")
     require_writable(out, "--out")
-    configure(RuntimeParams(device=on))
+    configure(RuntimeParams(device=on, tf32=True))  # pictures, no measurements
     where = device(on)
     restorer = load_restorer(model, where)
     finder = None if aligned else Finder(load_detector(detector, str(weights or ""), detection_size), min_score)

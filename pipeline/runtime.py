@@ -41,6 +41,7 @@ class RuntimeParams(Params):
     threads: int = Field(2, ge=1, le=256)  # CPU threads of one process; recorded in provenance
     num_workers: int = Field(2, ge=1, le=256)  # processes for CPU-heavy stages
     joblib_backend: Literal["loky", "dask"] = "loky"
+    tf32: bool = False  # on a GPU, fp32 products and convolutions by TF32: faster, with three digits; never in metrics
     checkpoint_decoder: bool = False  # ReFL decodes with gradient checkpointing: 4 GiB less on the GPU at 512 px
     progress: bool = True
     logs: LogParams = LogParams()
@@ -87,6 +88,18 @@ def configure(runtime: RuntimeParams) -> None:
     # nothing here reads memory that it hasn't written, so filling it would only cost time
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = runtime.tf32
+
+
+@contextmanager
+def whole_fp32() -> Iterator[None]:
+    """No TF32, whatever the `runtime` group says: metrics stand beside those that others publish."""
+    kept = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = kept
 
 
 def device(name: Device | None = None) -> torch.device:

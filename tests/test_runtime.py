@@ -119,6 +119,31 @@ def test_a_stage_sets_the_thread_count_of_the_runtime_group(project: Path) -> No
     assert seen == [1]
 
 
+@pytest.mark.parametrize("tf32", [True, False])
+def test_a_stage_rounds_as_the_runtime_group_says_and_metrics_never_by_tf32(project: Path, tf32: bool) -> None:
+    kinds = torch.backends.cuda.matmul, torch.backends.cudnn
+    before, threads = [kind.allow_tf32 for kind in kinds], torch.get_num_threads()
+    (project / "params.yaml").write_text(
+        (RUNTIME % "cpu").replace("threads: 2", f"threads: 2, tf32: {str(tf32).lower()}")
+    )
+    seen: list[list[bool]] = []
+
+    def look() -> None:
+        seen.append([kind.allow_tf32 for kind in kinds])
+
+    def work() -> None:
+        look()
+        with runtime.whole_fp32():
+            look()
+        look()
+
+    runtime.stage(work)()
+    for kind, kept in zip(kinds, before, strict=True):
+        kind.allow_tf32 = kept
+    torch.set_num_threads(threads)
+    assert seen == [[tf32, tf32], [False, False], [tf32, tf32]]
+
+
 @pytest.mark.parametrize(("wanted", "found"), [("auto", "cpu"), ("cpu", "cpu")])
 def test_the_device_without_a_gpu(project: Path, monkeypatch: pytest.MonkeyPatch, wanted: str, found: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

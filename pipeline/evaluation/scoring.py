@@ -54,9 +54,11 @@ def versions(names: tuple[str, ...] = LIBRARIES) -> dict[str, str]:
 
 
 def device_name() -> str:
-    """What computes: "cpu", or the GPU's name. Their scores differ in the last bits, and are never mixed."""
+    """What computes: "cpu", or the GPU's name, with what it rounds by. Their scores differ, and are never mixed."""
     chosen = device()
-    return torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type
+    if chosen.type != "cuda":
+        return chosen.type
+    return torch.cuda.get_device_name(chosen) + (" (TF32)" if torch.backends.cuda.matmul.allow_tf32 else "")
 
 
 @dataclass(frozen=True)

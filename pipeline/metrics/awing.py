@@ -25,6 +25,11 @@ SIDE, CELLS, POINTS = 256, 64, 98  # px of the input, side of the heat maps, lan
 FILE = "facexlib/alignment_WFLW_4HG.pth"
 
 
+def files() -> list[Path]:
+    """The weights."""
+    return [weights.HUB / FILE]
+
+
 @cache
 def _network(path: Path, device: str) -> Any:
     from facexlib.alignment.awing_arch import FAN
@@ -42,7 +47,7 @@ def locate(images: Sequence[Pixels], device: str) -> NDArray[np.float64]:
     resized = np.stack([cv2.resize(one, (SIDE, SIDE)) for one in images])  # bilinear, as facexlib does
     batch = torch.from_numpy(resized.transpose(0, 3, 1, 2).copy()).float().div(255).to(device)
     with torch.inference_mode():
-        outputs, _ = _network(weights.HUB / FILE, device)(batch)
+        outputs, _ = _network(files()[0], device)(batch)
     points = decode(outputs[-1][:, :-1].double().cpu().numpy())  # the last channel is the face's boundary
     scale = np.array([(one.shape[1] / CELLS, one.shape[0] / CELLS) for one in images])
     return points * scale[:, None]

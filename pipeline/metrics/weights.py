@@ -25,7 +25,7 @@ def missing(files: Sequence[str]) -> list[Path]:
     return [HUB / name for name in files if not (HUB / name).is_file()]
 
 
-UNREADABLE = (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, TypeError)  # what a damaged file raises
+DAMAGED = (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, TypeError)  # what a damaged file raises
 
 
 def _refused(path: Path | str, error: Exception) -> UserError:
@@ -36,7 +36,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
     """A checkpoint's plain tensors, on the CPU. Raises UserError for a file that is something else."""
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except UNREADABLE as error:
+    except DAMAGED as error:
         raise _refused(path, error) from None
 
 
@@ -92,7 +92,7 @@ def offline() -> Iterator[list[Path]]:
                 used.append(Path(file))
                 try:
                     return load(file, *rest, **options)
-                except UNREADABLE as error:
+                except DAMAGED as error:
                     raise _refused(file, error) from None
             return load(file, *rest, **options)
 

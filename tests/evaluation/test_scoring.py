@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import runtime
 from pipeline.evaluation import scoring
 from pipeline.evaluation.dataset import Dataset, aligned
 from pipeline.evaluation.scoring import Reward, ScoreCache, Scorer, score_model, usable
-from pipeline.metrics import compute
+from pipeline.metrics import compute, landmarks
 from pipeline.params import UserError
 from tests.report.example import draw_face
 
@@ -128,6 +129,33 @@ def test_two_equal_images_are_scored_once(dataset, scored, monkeypatch):
     scores = Scorer(dataset, {}, ScoreCache()).score(["psnr"], [dataset.lq, list(dataset.lq)])["psnr"]
     assert scored == [len(IDS)]
     np.testing.assert_array_equal(scores[:, 0], scores[:, 1])
+
+
+def test_landmarks_of_originals_are_found_once_for_all_models(dataset, monkeypatch):
+    embedded: list[int] = []
+    embed = scoring.embeddings.embed
+
+    def counted(name, images):
+        embedded.append(len(images))
+        return embed(name, images)
+
+    monkeypatch.setattr(scoring.embeddings, "embed", counted)
+    scorer = Scorer(dataset, {}, ScoreCache())
+    found = scorer.score(["lmd_68"], [dataset.lq])["lmd_68"]
+    mirrored = [np.ascontiguousarray(one[:, ::-1]) for one in dataset.lq]
+    scorer.score(["lmd_68"], [mirrored])
+    assert embedded == [len(IDS)] * 3  # originals, one model, the other
+    expected = landmarks.lmd(landmarks.landmarks_68(dataset.lq), landmarks.landmarks_68(dataset.hq))
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-5)
+
+
+def test_a_metric_on_a_gpu_that_rounds_by_tf32_is_another_entry(monkeypatch):
+    monkeypatch.setattr(scoring, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(scoring.torch.cuda, "get_device_name", lambda _: "H200")
+    with runtime.whole_fp32():  # gives back what was set before
+        assert scoring.device_name() == "H200"
+        torch.backends.cuda.matmul.allow_tf32 = True
+        assert scoring.device_name() == "H200 (TF32)"
 
 
 def test_a_score_does_not_depend_on_what_the_cache_held(dataset, tmp_path, scored):
