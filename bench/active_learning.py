@@ -19,7 +19,7 @@ import typer
 from numpy.typing import NDArray
 
 from pipeline import tables
-from pipeline.annotation.labels import LabelsParams, aggregate
+from pipeline.annotation.labels import LabelsParams, aggregate, simulated_votes
 from pipeline.annotation.pairs import with_facts
 from pipeline.annotation.rounds import RoundPlan, pick
 from pipeline.annotation.svm import LabelledPairs, PairSVM, Standardiser, SvmParams, train, tune
@@ -28,7 +28,7 @@ from pipeline.features import columns
 from pipeline.metrics.statistics import paired_bootstrap
 from pipeline.params import load, value
 from pipeline.runtime import stage
-from stages.label import CANDIDATES, FEATURES, METRICS, PAIRS, simulated_votes
+from stages.label import CANDIDATES, FACES, FEATURES, METRICS, PAIRS
 
 Right = NDArray[np.float64]
 STRATEGIES = {"active": 0.2, "random": 1.0}  # share of random picks in a round
@@ -93,7 +93,7 @@ def main(
     fit = pairs[pairs["split"].eq("fit") & ~pairs["anchored"]]
 
     def labels_of(voting_seed: int) -> pd.DataFrame:
-        votes = simulated_votes(pairs, candidates, params, voting_seed)
+        votes = simulated_votes(pairs, candidates, CANDIDATES, FACES, params, voting_seed)
         return aggregate(votes[votes["annotator"].isin(params.panel("main"))], params.prior_votes)
 
     test = held_out(pairs, labels_of(seed))

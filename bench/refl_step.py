@@ -170,7 +170,10 @@ def trainer(
     """A full-size trainer, by default of DiffBIR, without Accelerate: it knows no meta device, and keeps the one that
     it was first given."""
     restorer = restorer or diffbir(device, PublishedDiffBIR if published else DiffBIR)
-    rollout = {"steps": steps, "gradient_window": window, "eta": (0.0, 1.0), "renoise": changes.pop("renoise", 1)}
+    rollout: dict[str, Any] | None = None
+    renoise = changes.pop("renoise", 1)
+    if isinstance(restorer, DiffBIR):
+        rollout = {"steps": steps, "gradient_window": window, "eta": (0.0, 1.0), "renoise": renoise}
     keeps = {"cache_mb": 0, "condition_cache_mb": 0} if published else {}
     settings: ReflParams = tiny_params(**(OFFICIAL | keeps | {"rollout": rollout} | changes))
     accelerator: Any = SimpleNamespace(device=torch.device(device), num_processes=1, process_index=0)

@@ -35,7 +35,7 @@ def main(renoise: int = 4, steps: int = 12) -> None:
     frm = FaceRewardModel.from_pretrained(DATA / "frm/reward", device)
     trainers = {}
     for count in (1, renoise):
-        rollout = params.rollout.model_copy(update={"renoise": count})
+        rollout = params.sampling.model_copy(update={"renoise": count})
         recipe = params.model_copy(update={"rollout": rollout, "precision": "fp32"})
         restorer = load_restorer(DATA / "base/diffbir", device)
         trainers[count] = ReFL(restorer, frm, recipe, VARIANTS["full"], faces, seed, Accelerator(cpu=True))

@@ -24,7 +24,7 @@ from pipeline.features import FeatureParams
 from pipeline.metrics.catalogue import PYIQA_BLIND, SET_METRICS
 from pipeline.metrics.catalogue import known as known_metrics
 from pipeline.params import PARAMS_FILE, Params, UserError, load, value
-from pipeline.refl.params import MORE_BASE, ReflParams, parse_variant
+from pipeline.refl.params import MORE_BASE, ReflParams, parse_variant, rollout_problem
 from pipeline.report.params import ReportParams
 from pipeline.restorers.candidates import RestoreParams
 from pipeline.restorers.denoiser import new_denoiser
@@ -167,8 +167,8 @@ def _late_problems() -> list[str]:
         refl = load(f"refl.{name}", ReflParams)
         if MORE_BASE in value("refl.variants") and refl.patience:
             problems.append(f"refl.{name}.patience: {MORE_BASE} spends the compute of all steps; set it to null")
-        if name != DiffBIR.kind and refl.rollout.renoise > 1:
-            problems.append(f"refl.{name}.rollout.renoise: {name} samples from no noise; set it to 1")
+        if problem := rollout_problem(name, name == DiffBIR.kind, refl.rollout):
+            problems.append(problem)
         if name == GFPGAN.kind and refl.normalise:
             problems.append(f"refl.{name}.normalise: {name} has no timestep to normalise by; set it to false")
     if (steps := load("learning", LearningParams).steps) <= frm.training.warmup_steps:

@@ -6,6 +6,7 @@ optimiser and step number (and, where a network has dropout, torch's random stat
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -163,7 +164,9 @@ class Checkpoint:
         # mapped: several processes of one machine share its pages
         content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
         for name, thing in self.objects.items():
-            thing.load_state_dict(content["objects"][name])
+            state = content["objects"][name]
+            # an optimiser keeps what it is given, which would hold the mapped file, on NFS beyond its deletion
+            thing.load_state_dict(copy.deepcopy(state) if isinstance(thing, torch.optim.Optimizer) else state)
         if os.environ.get("RANK", "0") == "0":
             print(f"goes on from {self.path}")
         return content["plain"]

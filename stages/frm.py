@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from pipeline.annotation.rounds import ROUNDS_FOLDER
 from pipeline.annotation.svm import PairSVM
 from pipeline.params import load, value
 from pipeline.reward.data import decided, load_preferences
-from pipeline.reward.evaluate import Numbers, correct, judge, lead, rivals, unanimous, voted
+from pipeline.reward.evaluate import Numbers, correct, rivals, unanimous, voted, with_lead
+from pipeline.reward.evidence import evidence
 from pipeline.reward.model import check_official
 from pipeline.reward.params import FrmParams
-from pipeline.reward.robustness import robustness
 from pipeline.reward.train import reward_differences, train
 from pipeline.runtime import device, stage, write_json, write_text
 from pipeline.scratch import key
@@ -44,16 +45,14 @@ def main() -> None:
     theirs: dict[str, Numbers] = {}
     if len(measured):
         others, theirs = rivals(known.features, decided(fit[fit.usable]), measured, PairSVM.load(SVM))
-    hq = known.candidates.frame[known.candidates.frame.face_id.isin(test.face_id)].query("restorer == 'hq'")
     models = {"reward": params.reward, "heldout": params.heldout}
-    judges = "+".join(sorted(set(known.votes[known.votes.pair_id.isin(head.pair_id)].annotator_kind)))
     labels = {name: known.labelled(model, prior_votes, f"frm.{name}") for name, model in models.items()}
-    taught_by = {name: "+".join(sorted(set(some.source) - {"svm"})) for name, some in labels.items()}
+    known.originals(test.face_id)  # what can't be judged is said before hours of training, not between two
     for path in (model.pretrained for model in models.values() if model.pretrained):
-        check_official(path)  # before hours of training, not between two
+        check_official(path)
 
     found: dict[str, dict[str, Any]] = {}
-    plots: dict[str, list[pd.DataFrame]] = {"training": [], "calibration": [], "robustness": []}
+    plots: defaultdict[str, list[pd.DataFrame]] = defaultdict(list)
     for name, reward in models.items():
         shown = (*known.candidates.captions, *sorted(set(known.votes.round_id)))
         data = (DATA / "candidates", labels[name].to_json(), *shown)
@@ -61,24 +60,17 @@ def main() -> None:
         model, curve = train(
             reward, params.training, params.default_caption, known.candidates, labels[name], seed, scratch, device()
         )
-        model.config = model.config.model_copy(update={"labels": taught_by[name]})
+        taught_by = "+".join(sorted(set(labels[name].source) - {"svm"}))
+        model.config = model.config.model_copy(update={"labels": taught_by})
         model.save_pretrained(MODELS / name)
         difference = reward_differences(model, known.candidates, test, params.evaluation.batch_size)
-        found[name], table = judge(test, difference, float(model.logit_scale), known.votes, params.evaluation, seed)
-        found[name] |= {"labels": taught_by[name], "judged_by": judges}  # the headline's pairs have votes of their own
+        about = (model, curve, labels[name], known, test, difference, params.evaluation, seed)
+        found[name], rows = evidence(*about)
         if name == "reward":
             right = correct(pd.Series(difference, index=test.pair_id).loc[measured.pair_id].to_numpy(), measured.p_a)
-            for rival, one in theirs.items():
-                others[rival]["frm_minus"] = lead(right, one, measured.group_id, seed, params.evaluation.resamples)
-        found[name]["robustness"], fall = robustness(model, *known.candidates.take(hq.row), params.evaluation, seed)
-        kept = min(curve, key=lambda row: row["select_loss"])
-        found[name]["trained_on"] = {
-            "fit_pairs": int((labels[name].split == "fit").sum()),
-            "steps": curve[-1]["step"],
-            "kept_step": kept["step"],
-        }
-        for plot, rows in (("training", curve), ("calibration", table), ("robustness", fall)):
-            plots[plot].append(pd.DataFrame(rows).assign(model=name))
+            others = with_lead(others, theirs, right, measured.group_id, seed, params.evaluation.resamples)
+        for plot, some in rows.items():
+            plots[plot].append(pd.DataFrame(some).assign(model=name))
 
     if len(head) < (enough := params.evaluation.min_pairs):
         print(f"warning: the headline has {len(head)} of {enough} pairs: no evidence", file=sys.stderr)

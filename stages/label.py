@@ -8,12 +8,20 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 import typer
 
 from pipeline import tables
-from pipeline.annotation.annotators import liking, look, simulate
-from pipeline.annotation.labels import HUMAN_VOTES, LabelsParams, combine, no_votes, read_human, records, standing_votes
+from pipeline.annotation.labels import (
+    HUMAN_VOTES,
+    LabelsParams,
+    combine,
+    no_votes,
+    read_human,
+    records,
+    simulated_votes,
+    standing_votes,
+    teach_heldout,
+)
 from pipeline.annotation.pairs import with_facts
 from pipeline.annotation.remeasure import remeasure
 from pipeline.annotation.rounds import ROUNDS_FOLDER
@@ -22,8 +30,7 @@ from pipeline.annotation.svm import SvmParams
 from pipeline.annotation.svm_card import CALIBRATION_PLOT, calibration_plot
 from pipeline.annotation.svm_report import annotation_rows, assess
 from pipeline.features import columns
-from pipeline.parallel import map_chunks
-from pipeline.params import UserError, load, value
+from pipeline.params import load, value
 from pipeline.runtime import stage, write_bytes, write_json, write_text
 
 FACES, CANDIDATES = Path("data/faces"), Path("data/candidates")
@@ -31,18 +38,6 @@ FEATURES, PAIRS = Path("data/features"), Path("data/pairs")
 VOTES, ANNOTATIONS, SVM = Path("data/votes"), Path("data/annotations"), Path("data/svm")
 JUDGED = Path("data/round_features")
 METRICS, PLOTS = Path("metrics/svm.json"), Path("plots")
-
-
-def simulated_votes(pairs: pd.DataFrame, facts: pd.DataFrame, params: LabelsParams, seed: int) -> pd.DataFrame:
-    """Votes of the simulated annotators, who compare every candidate with its original."""
-    images = tables.read_images(tables.CANDIDATES, CANDIDATES)
-    originals = tables.read_images(tables.FACES, FACES, {"face_id": set(facts["face_id"])})
-    facts = facts.set_index("candidate_id").loc[list(images)]
-    references = [originals[face_id] for face_id in facts["face_id"]]
-    shown = list(zip(images.values(), references, strict=True))
-    judged = pd.DataFrame(map_chunks(partial(look, params.regions, params.scales), shown, "annotators"), facts.index)
-    votes = simulate(pairs, liking(judged, facts, params.annotators), params.annotators, params.votes, seed)
-    return pd.DataFrame(votes, columns=list(tables.VOTES.columns))
 
 
 @stage
@@ -61,23 +56,23 @@ def main() -> None:
     human, counts, more_problems = no_votes(events) if params.source == "simulated" else standing_votes(events, shown)
     for problem in problems + more_problems:
         print(f"warning: {HUMAN_VOTES}: {problem}", file=sys.stderr)
-    simulated = human.iloc[:0] if params.source == "human" else simulated_votes(pairs, facts, params, seed)
-    votes = combine(params.source, simulated, human)
-
-    if not isinstance(reserving := value("frm.heldout.annotators") or [], list):
-        raise UserError(f"params.yaml: frm.heldout.annotators: {reserving!r} is no list of names, e.g. [Ada, Ben]")
-    named = votes["annotator"].isin(reserving)
-    elsewhere = named | votes["annotator"].isin(params.panel("second")) & votes["annotator_kind"].eq("simulated")
-    taught = votes[~elsewhere]  # the others teach only the held-out reward
-    if reserved := int((named & votes["annotator_kind"].eq("human")).sum()):
+    simulated = human.iloc[:0]
+    if params.source != "human":
+        simulated = simulated_votes(pairs, facts, CANDIDATES, FACES, params, seed)
+    apart = partial(teach_heldout, params=params, named=value("frm.heldout.annotators"))
+    votes = combine(params.source, simulated, human, apart)
+    elsewhere = apart(votes)
+    if reserved := int((elsewhere & votes["annotator_kind"].eq("human")).sum()):
         who = "frm.heldout.annotators names who cast them"
         print(f"warning: {reserved} people's votes teach the held-out reward alone: {who}", file=sys.stderr)
-    with_reference = value("features.reference")
-    needs_hq = columns(map(str, features))["reference"]
+
+    needs_hq, with_reference = columns(map(str, features))["reference"], value("features.reference")
+    taught = votes[~elsewhere]
     evidence = assess(features, needs_hq, with_reference, shown, taught, params.prior_votes, svm_params, seed)
     known = [*pairs["pair_id"], *evidence.labels["pair_id"]]  # rounds may hold more pairs
     again = shown["round_id"].ne("") & shown["why"].eq("repeat")  # the same two images: no label of their own
-    labelled = shown[shown["pair_id"].isin(known) & ~again]
+    readable = shown["usable"] | shown["pair_id"].isin(evidence.labels["pair_id"])  # or it has a label of its own
+    labelled = shown[shown["pair_id"].isin(known) & ~again & readable]
     rows = annotation_rows(evidence.svm, features, labelled, evidence.labels)
 
     tables.write(tables.VOTES, VOTES, records(votes))

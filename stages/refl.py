@@ -64,6 +64,8 @@ def main(
     if runtime.checkpoint_decoder and kind != MORE_BASE and isinstance(model, DiffBIR | OSEDiff):
         model.denoiser.checkpoint_decoder()
     main_process = accelerator.is_main_process  # it alone looks at the validation faces
+    if main_process and accelerator.num_processes > 1:
+        print(f"{accelerator.num_processes} processes train together")
     frm = FaceRewardModel.from_pretrained(FRM / "reward", accelerator.device if main_process else "cpu")
     # each process takes faces of its own: a checkpoint goes on with as many as it began with
     several = [accelerator.num_processes] if accelerator.num_processes > 1 else []

@@ -361,6 +361,9 @@ def test_all_faces_of_a_person_or_folder_share_a_group(project: Path) -> None:
     text = "file_name,person\nann/000.png,Ann\n2.png,Ann\n3.png,Bea\nann/Zo\u00eb.png,Zoë\n"
     (project / "photos/metadata.csv").write_text(text, encoding="utf-8")
     assert folder_faces(params(FOLDER, group_by="person"), 16)[1] == []
+    (project / "photos/metadata.csv").write_text(text.replace("2.png,Ann", "2.png,Zoe\u0308"), encoding="utf-8")
+    groups = {face.source: face.group_id for face in folder_faces(params(FOLDER, group_by="person"), 16)[0]}
+    assert groups["2.png"] == groups["ann/Zoe\u0308.png"], "one person, spelt in two ways"
     (project / "photos/metadata.csv").write_text("file_name,person\nann/000.png,\n2.png,Ann\n", encoding="utf-8-sig")
     with pytest.raises(UserError, match=r"1 rows name no person, the first is ann/000\.png"):
         folder_faces(params(FOLDER, group_by="person"), 16)

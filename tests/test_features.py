@@ -10,10 +10,17 @@ from pipeline import features, tables
 from pipeline.images import encode_png
 from pipeline.metrics import compute, weights
 from pipeline.params import UserError
-from stages.features import main
+from stages.features import CODE, main
+from tests.closure import ROOT, closure
 from tests.metrics.faces import blurred, face, noisy
 
 NAMES = ["sharpness", "sharpness_eyes", "noise", "niqe", "lq_l1", "psnr", "gmsd", "lmd_68"]
+
+
+def test_the_stamp_of_features_follows_every_module_that_computes_one() -> None:
+    imported = {ROOT / module for module in closure("features") if module.parent.name == "metrics"}
+    of_sets = {"frechet", "inception"}  # compare whole sets: no features
+    assert {Path(str(module.__file__)) for module in CODE} == {path for path in imported if path.stem not in of_sets}
 
 
 def project(folder: Path, monkeypatch: pytest.MonkeyPatch, **change: object) -> None:

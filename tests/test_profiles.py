@@ -107,7 +107,7 @@ def test_check_names_every_wrong_key_at_once(
         ("  external: {}", "  external: {..: weights}", "'..' can't name a row"),
         ("    - noise\n", "    - pyiqa:nosuch\n", "pyiqa:nosuch"),
         ("min_annotators: 3", "min_annotators: 4", "min_annotators: 4, but labels.votes.test_votes gives a pair 3"),
-        ("renoise: 1}", "renoise: 2}", "refl.osediff.rollout.renoise: osediff samples from no noise"),
+        ("rollout: null", "rollout: {steps: 2, gradient_window: 1, eta: [0, 1], renoise: 1}", "refl.osediff.rollout:"),
         ("normalise: false", "normalise: true", "refl.gfpgan.normalise: gfpgan has no timestep"),
         ("  datasets: {}", "  datasets: {LFW: {lq: small}}", "small: images are 32 × 32 px, the models' 64 × 64"),
         ("  external: {}", "  external: {theirs: nowhere}", "benchmark.external.theirs: nowhere is no folder"),

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from pipeline import runtime
+from pipeline.base.measure import Likeness
+from pipeline.metrics import compute, embeddings
 from pipeline.params import UserError
+from tests import tiny
+from tests.metrics.faces import face
 
 RUNTIME = "runtime: {device: %s, threads: 2, num_workers: 1, joblib_backend: loky, progress: false}\n"
 
@@ -120,7 +127,7 @@ def test_a_stage_sets_the_thread_count_of_the_runtime_group(project: Path) -> No
 
 
 @pytest.mark.parametrize("tf32", [True, False])
-def test_a_stage_rounds_as_the_runtime_group_says_and_metrics_never_by_tf32(project: Path, tf32: bool) -> None:
+def test_a_stage_rounds_as_the_runtime_group_says(project: Path, tf32: bool) -> None:
     kinds = torch.backends.cuda.matmul, torch.backends.cudnn
     before, threads = [kind.allow_tf32 for kind in kinds], torch.get_num_threads()
     (project / "params.yaml").write_text(
@@ -142,6 +149,38 @@ def test_a_stage_rounds_as_the_runtime_group_says_and_metrics_never_by_tf32(proj
         kind.allow_tf32 = kept
     torch.set_num_threads(threads)
     assert seen == [[tf32, tf32], [False, False], [tf32, tf32]]
+
+
+def test_no_metric_reward_or_likeness_is_computed_by_tf32(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds, seen = (torch.backends.cuda.matmul, torch.backends.cudnn), {}
+    faces = [face(seed) for seed in range(2)]
+
+    def spied(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def look(*given: Any) -> Any:
+            seen[name] = [kind.allow_tf32 for kind in kinds]
+            return work(*given)
+
+        return look
+
+    monkeypatch.setitem(compute.BLIND, "noise", spied("metric", compute.BLIND["noise"]))
+    reward = tiny.frm()
+    monkeypatch.setattr(reward, "forward", spied("reward", reward.forward))
+    likeness = Likeness(faces, torch.device("cpu"), 2)
+    monkeypatch.setattr(likeness.perceptual, "forward", spied("likeness", likeness.perceptual.forward))
+    arcface = replace(
+        embeddings.EMBEDDERS["arcface"], embed=spied("vectors", lambda images, _: np.ones((len(images), 2)))
+    )
+    monkeypatch.setitem(embeddings.EMBEDDERS, "arcface", arcface)
+    with runtime.whole_fp32():  # gives back what was set before
+        for kind in kinds:
+            kind.allow_tf32 = True
+        compute.score(["noise"], faces)
+        reward.score(faces, ["", ""])
+        likeness(faces)
+        monkeypatch.setattr(runtime, "device", lambda: torch.device("cuda"))
+        embeddings.embed("arcface", faces)
+    assert sorted(seen) == ["likeness", "metric", "reward", "vectors"]
+    assert all(flags == [False, False] for flags in seen.values())
 
 
 @pytest.mark.parametrize(("wanted", "found"), [("auto", "cpu"), ("cpu", "cpu")])

@@ -107,10 +107,11 @@ def self_agreement(votes: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
 def summary(votes: pd.DataFrame, pairs: pd.DataFrame, seed: int) -> dict[str, Any]:
     """Everything above for `votes` on `pairs` (with face_id, why, anchored, gold and both candidates), as JSON data.
 
-    Agreement counts pairs of two restorations only (anchors are too easy), each once; intervals are clustered by
-    group_id (a person, photo or face) where `pairs` have one, else by face.
+    Agreement counts pairs of two restorations only (anchors are too easy), each once, and none that was asked because
+    the SVM was unsure of it, as `evaluate.voted` does; intervals are clustered by group_id (a person, photo or face)
+    where `pairs` have one, else by face.
     """
-    plain = pairs[~pairs["anchored"].astype(bool) & pairs["why"].ne("repeat")]
+    plain = pairs[~pairs["anchored"].astype(bool) & ~pairs["why"].isin(["repeat", "margin"])]
     group_of = plain.set_index("pair_id")["group_id" if "group_id" in plain else "face_id"]
     counted = votes[votes["pair_id"].isin(group_of.index)]
     both = pairwise(counted)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from pydantic import Field, model_validator
 
 from pipeline import tables
-from pipeline.annotation.annotators import Annotator, Regions, VotesParams
+from pipeline.annotation.annotators import Annotator, Regions, VotesParams, liking, look, simulate
+from pipeline.parallel import map_chunks
 from pipeline.params import Params, UserError
-from pipeline.runtime import atomic
 
 HUMAN_VOTES = Path("annotations/human.parquet")
-_REMEDY = "write it again with `diffusionreward labels export` (or `git checkout annotations`)"
+_REMEDY = (
+    "bring an earlier one back (`git checkout annotations`, or `dvc checkout` where DVC tracks it), then add this "
+    "machine's votes with `diffusionreward labels export`"
+)
 
 
 class LabelsParams(Params):
@@ -60,10 +64,21 @@ class VoteCounts:
     standing: int
 
 
-def write_no_votes(path: Path = HUMAN_VOTES) -> None:
-    """A votes file without votes: what `annotations/human.parquet` is before anybody has voted."""
-    with atomic(path) as temporary:
-        tables.write_file(pa.Table.from_pylist([], schema=tables.VOTES.schema()), temporary)
+def simulated_votes(
+    pairs: pd.DataFrame, facts: pd.DataFrame, candidates: Path, faces: Path, params: LabelsParams, seed: int
+) -> pd.DataFrame:
+    """Votes of the simulated annotators, who compare every candidate with its original: rows of `tables.VOTES`.
+
+    `pairs` as `pairs.with_facts` makes them; `facts`: candidate_id, face_id and anchor of every candidate of the table
+    `candidates`; the originals are in the table `faces`.
+    """
+    images = tables.read_images(tables.CANDIDATES, candidates)
+    originals = tables.read_images(tables.FACES, faces, {"face_id": set(facts["face_id"])})
+    facts = facts.set_index("candidate_id").loc[list(images)]
+    shown = list(zip(images.values(), (originals[face_id] for face_id in facts["face_id"]), strict=True))
+    judged = pd.DataFrame(map_chunks(partial(look, params.regions, params.scales), shown, "annotators"), facts.index)
+    votes = simulate(pairs, liking(judged, facts, params.annotators), params.annotators, params.votes, seed)
+    return pd.DataFrame(votes, columns=list(tables.VOTES.columns))
 
 
 def read_human(path: Path = HUMAN_VOTES) -> pd.DataFrame:
@@ -152,9 +167,13 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def combine(
-    source: Literal["simulated", "human", "both"], simulated: pd.DataFrame, human: pd.DataFrame
+    source: Literal["simulated", "human", "both"],
+    simulated: pd.DataFrame,
+    human: pd.DataFrame,
+    apart: Callable[[pd.DataFrame], pd.Series],
 ) -> pd.DataFrame:
-    """The votes that make the labels. With `both`, a pair that a person judged is labelled by people alone.
+    """The votes that make the labels. With `both`, people's votes on a pair replace the simulated ones that teach the
+    same reward: `apart` says of each vote whether it teaches the held-out one alone.
 
     Raises UserError for `human` without a vote.
     """
@@ -167,9 +186,27 @@ def combine(
                 "`diffusionreward annotate` and `diffusionreward labels export`, or set labels.source to simulated"
             )
         return human
-    if human.empty:
-        return simulated
-    return pd.concat([simulated[~simulated["pair_id"].isin(human["pair_id"])], human], ignore_index=True)
+    votes = pd.concat([simulated, human], ignore_index=True)
+    elsewhere = apart(votes)
+    return pd.concat([people_first(votes[~elsewhere]), people_first(votes[elsewhere])], ignore_index=True)
+
+
+def people_first(votes: pd.DataFrame) -> pd.DataFrame:
+    """The votes without simulated ones on pairs that a person judged."""
+    by_people = votes["annotator_kind"].eq("human")
+    return votes[by_people | ~votes["pair_id"].isin(votes.loc[by_people, "pair_id"])]
+
+
+def teach_heldout(votes: pd.DataFrame, params: LabelsParams, named: object) -> pd.Series:
+    """Which votes teach the held-out reward alone, so make no annotation and train no SVM: of the `second` panel's
+    simulated annotators, and of everybody whom `frm.heldout.annotators` names (`named`).
+
+    Raises UserError where that param is no list.
+    """
+    if not isinstance(named := named or [], list):
+        raise UserError(f"params.yaml: frm.heldout.annotators: {named!r} is no list of names, e.g. [Ada, Ben]")
+    second = votes["annotator"].isin(params.panel("second")) & votes["annotator_kind"].eq("simulated")
+    return second | votes["annotator"].isin(named)
 
 
 def for_a(winners: pd.Series) -> pd.Series:
@@ -182,7 +219,7 @@ def aggregate(votes: pd.DataFrame, prior_votes: float) -> pd.DataFrame:
 
     p_a = (a + ½·(tie + both_bad) + ½·prior) / (n + prior): the mean of a beta posterior. The winner is the majority,
     `tie` where there is none. confidence = n / (n + prior), the share of the label that votes made. Skips don't count.
-    Votes of one pair are all human or all simulated (see `combine`).
+    Votes of one pair are all human or all simulated (see `people_first`).
     """
     kept = votes[votes["winner"].ne("skip")]
     if kept.empty:

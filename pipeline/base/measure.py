@@ -15,6 +15,7 @@ from pipeline.metrics.landmarks import landmarks_68, lmd
 from pipeline.metrics.perceptual import PerceptualDistance
 from pipeline.restorers.batches import restore_all
 from pipeline.restorers.protocol import Restorer
+from pipeline.runtime import whole_fp32
 
 Rows = list[dict[str, Any]]
 
@@ -31,7 +32,8 @@ class Likeness:
     def __call__(self, restored: Sequence[Pixels]) -> dict[str, float]:
         """Mean ST-LPIPS (VGG), identity distance (dlib) and landmark distance (px) of uint8 images, in HQ order."""
         pairs = zip(to_tensor(self.hq).split(self.batch), to_tensor(restored).split(self.batch), strict=True)
-        stlpips = torch.cat([self.perceptual(hq.to(self.device), image.to(self.device)) for hq, image in pairs])
+        with whole_fp32():
+            stlpips = torch.cat([self.perceptual(hq.to(self.device), image.to(self.device)) for hq, image in pairs])
         return {
             "stlpips_vgg": float(stlpips.mean()),
             "id_dlib": float(distance(embed(restored), self.identity).mean()),

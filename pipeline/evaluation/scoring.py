@@ -54,11 +54,9 @@ def versions(names: tuple[str, ...] = LIBRARIES) -> dict[str, str]:
 
 
 def device_name() -> str:
-    """What computes: "cpu", or the GPU's name, with what it rounds by. Their scores differ, and are never mixed."""
+    """What computes: "cpu", or the GPU's name. Their scores differ in the last bits, and are never mixed."""
     chosen = device()
-    if chosen.type != "cuda":
-        return chosen.type
-    return torch.cuda.get_device_name(chosen) + (" (TF32)" if torch.backends.cuda.matmul.allow_tf32 else "")
+    return torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type
 
 
 @dataclass(frozen=True)
@@ -285,10 +283,11 @@ def score_model(
 ) -> list[dict[str, Any]]:
     """SCORES rows of one model: each face's mean over `samples`, each with one image a face in the dataset's order.
 
-    `hq`, the originals themselves, are scored by blind metrics only: compared with itself an original says nothing
-    (its PSNR is infinite).
+    No picture is compared with itself, which says nothing (its PSNR is infinite): `hq`, the originals, are scored by
+    blind metrics only, `lq`, the inputs, by none that compares with the input.
     """
-    asked = [name for name in names if get(name).needs == "blind"] if model == "hq" else names
+    left_out = {"hq": {"reference", "lq"}, "lq": {"lq"}}.get(model, set())
+    asked = [name for name in names if get(name).needs not in left_out]
     scored = {name: _mean(name, values) for name, values in scorer.score(asked, samples).items()}
     for name, values in scored.items():
         if not get(name).drops and (broken := np.flatnonzero(np.isnan(values))).size:

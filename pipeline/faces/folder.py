@@ -72,8 +72,8 @@ class Reader:
         if self.params.group_by == "file":
             return short_id("file", hashlib.sha256(data).hexdigest())
         if self.params.group_by == "folder":
-            return short_id("folder", Path(name).parent.as_posix())
-        if (known := normalize("NFC", name)) not in self.persons:
+            return short_id("folder", _spelt(Path(name).parent.as_posix()))
+        if (known := _spelt(name)) not in self.persons:
             raise UserError(f"no person in {PERSONS}")
         return short_id("person", self.persons[known])
 
@@ -147,14 +147,18 @@ def read_caption(image: Path) -> str:
         raise UserError(f"its caption {printable(image.with_suffix('.txt').name)} is not UTF-8 text") from None
 
 
+def _spelt(name: str) -> str:
+    """A name in one spelling: a Mac writes accents of file names apart from their letters, a spreadsheet doesn't."""
+    return normalize("NFC", name)
+
+
 def read_persons(folder: Path) -> dict[str, str]:
     """Person of each file from `metadata.csv` (columns file_name, person) in the folder."""
     path = folder / PERSONS
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:  # Excel writes a byte-order mark
             rows = list(csv.DictReader(handle))
-        # a Mac writes accents of file names apart from their letters, a spreadsheet doesn't
-        named = [(normalize("NFC", row["file_name"].strip()), row["person"].strip()) for row in rows]
+        named = [(_spelt(row["file_name"].strip()), _spelt(row["person"].strip())) for row in rows]
     except FileNotFoundError:
         raise UserError(f"{path} is missing; faces.group_by `person` reads its columns file_name and person") from None
     except OSError as error:

@@ -45,8 +45,9 @@ PAIRED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 FETCH = "run pyiqa's {} once on a machine with network and copy the files from its ~/.cache/torch/hub to {}"
 REGIONAL = {f"sharpness_{region}": region for region in regions.REGIONS}
-DLIB = frozenset({"id_dlib", "lmd_68", *REGIONAL})
-SLICE = 8  # images of a chunk that ST-LPIPS compares at once: 32 of 512 px would take 12 GB on a GPU
+# on the CPU's processes, whatever the device
+DLIB = frozenset({*REGIONAL, *(name for name, (embedder, _) in COMPARED.items() if not EMBEDDERS[embedder].on_gpu)})
+SLICE = 8  # images of a chunk that ST-LPIPS compares at once: VGG's features of one take 130 MB at 512 px
 Row = tuple[Pixels, Pixels | None, Pixels | None]  # image, reference, LQ
 
 
@@ -223,15 +224,8 @@ class _Batch:
             faces = EMBEDDERS[embedder].embed(self._images, self._device)
             return compared(faces, self._known_faces(EMBEDDERS[embedder])[self._which]).tolist()
         elif name.startswith("stlpips_"):
-            model = _perceptual(name, self._device)
-            pairs = (model.features(2 * self._tensor(pair) - 1) for pair in self._pairs)  # gone before the images' own
-            known_layers = [torch.cat(layer) for layer in zip(*pairs, strict=True)]
-            slices = (slice(at, at + SLICE) for at in range(0, len(self._which), SLICE))
-            parts = [
-                model.distance([layer[self._which[some]] for layer in known_layers], 2 * self.tensor[some] - 1)
-                for some in slices
-            ]
-            found = torch.cat(parts)
+            model, starts = _perceptual(name, self._device), range(0, len(self._images), SLICE)
+            found = torch.cat([self._distance(model, slice(start, start + SLICE)) for start in starts])
         elif name in BLIND:
             found = BLIND[name](self.tensor)
         elif name in PAIRED:
@@ -243,17 +237,17 @@ class _Batch:
             found = model(self.tensor) if metric.needs == "blind" else model(self.tensor, self._other(metric))
         return found.double().flatten().tolist()
 
-    @property
-    def _pairs(self) -> list[list[Pixels]]:
-        """The references as networks get them: two at a time, the last one twice where their number is odd.
-
-        Rounding follows a batch's shape, and a value must not depend on how many others are computed beside it.
-        """
-        even = self._references + self._references[-1:] * (len(self._references) % 2)
-        return [even[at : at + 2] for at in range(0, len(even), 2)]
+    def _distance(self, model: PerceptualDistance, rows: slice) -> Tensor:
+        """ST-LPIPS [n] of some rows to their references."""
+        places = sorted(set(self._which[rows]))
+        pairs = _pairs([self._references[place] for place in places])
+        features = zip(*(model.features(2 * self._tensor(pair) - 1) for pair in pairs), strict=True)
+        own = [places.index(place) for place in self._which[rows]]
+        return model.distance([torch.cat(layer)[own] for layer in features], 2 * self.tensor[rows] - 1)
 
     def _known_faces(self, embedder: Embedder) -> NDArray[np.float64]:
-        batches = self._pairs if embedder.on_gpu else [self._references]  # dlib's network has batches of its own
+        # dlib's network has batches of its own
+        batches = _pairs(self._references) if embedder.on_gpu else [self._references]
         return np.concatenate([embedder.embed(batch, self._device) for batch in batches])
 
     def _other(self, metric: Metric) -> Tensor:
@@ -265,6 +259,15 @@ class _Batch:
         """uint8 [N, H, W, 3] → float [N, 3, H, W] in [0, 1], the range of pyiqa."""
         batch = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
         return batch.to(self._device).float() / 255
+
+
+def _pairs(references: list[Pixels]) -> list[list[Pixels]]:
+    """The references as networks get them: two at a time, the last one twice where their number is odd.
+
+    Rounding follows a batch's shape, and a value must not depend on how many others are computed beside it.
+    """
+    even = references + references[-1:] * (len(references) % 2)
+    return [even[at : at + 2] for at in range(0, len(even), 2)]
 
 
 @cache

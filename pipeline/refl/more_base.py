@@ -80,7 +80,7 @@ def equal_steps(restorer: BaseRestorer, frm: FaceRewardModel, params: ReflParams
         restorer.graph = None  # a replayed graph hides its operations from the counter
 
     def micro_step(index: int, rollout: int) -> int:
-        refl.rollout = RolloutSettings(rollout + 1, 1, params.rollout.eta)  # as many steps, and then one with gradient
+        refl.rollout = RolloutSettings(rollout + 1, 1, params.sampling.eta)  # as many steps, and then one with gradient
 
         def run() -> None:
             for one in refl.gradient_steps(refl.micro_batch(index)):
@@ -89,9 +89,9 @@ def equal_steps(restorer: BaseRestorer, frm: FaceRewardModel, params: ReflParams
         return count_flops(run)
 
     micro_step(0, 0)  # fills the cache of text features
-    longest = params.rollout.steps - 1
+    longest = params.sampling.steps - 1
     shortest, whole = micro_step(1, 0), micro_step(2, longest)
-    share = 1 - (params.rollout.gradient_window - 1) / (2 * max(1, longest))  # of the longest rollout, on average
+    share = 1 - (params.sampling.gradient_window - 1) / (2 * max(1, longest))  # of the longest rollout, on average
     micro = shortest + share * (whole - shortest)
     outputs = [(batch, batch.hq) for batch in map(refl.micro_batch, range(params.accumulation))]
     update = count_flops(lambda: refl.update_reward(outputs)) / params.dynamic.every

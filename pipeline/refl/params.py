@@ -70,7 +70,7 @@ class ReflParams(Params):
     max_grad_norm: float = Field(gt=0)
     prompt_dropout: float = Field(ge=0, le=1)
     precision: Precision
-    rollout: RolloutParams
+    rollout: RolloutParams | None  # null: of a restorer of one step, which has nothing to roll out
     weights: WeightParams
     bounded: bool  # relu(FRM(HQ) − FRM(x0)) instead of 1 − FRM(x0): nothing is won above the HQ's own reward
     normalise: bool  # divide losses of images by |∂x0/∂output| of the gradient step, so that weights transfer
@@ -88,11 +88,25 @@ class ReflParams(Params):
     more_base_learning_rate: float = Field(gt=0)  # of the control that continues base training at equal compute
     checkpoint_every: int = Field(ge=1)
 
+    @property
+    def sampling(self) -> RolloutParams:
+        """`rollout`, or what a restorer of one step does."""
+        return self.rollout or RolloutParams(steps=1, gradient_window=1, eta=(0.0, 0.0), renoise=1)
+
     @model_validator(mode="after")
     def _patience_needs_a_best(self) -> ReflParams:
         if self.patience and self.keep == "last":
             raise ValueError("patience stops at the best evaluation so far: it needs keep: best")
         return self
+
+
+def rollout_problem(restorer: str, samples: bool, rollout: RolloutParams | None) -> str:
+    """What is wrong with a restorer's `rollout`, which those that sample from noise need and others have no use for."""
+    if samples and rollout is None:
+        return f"refl.{restorer}.rollout: {restorer} samples in steps: give steps, gradient_window, eta and renoise"
+    if not samples and rollout is not None:
+        return f"refl.{restorer}.rollout: {restorer} takes one step, so nothing of it would count; set it to null"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from torch import nn
 from pipeline.params import UserError
 from pipeline.refl.cache import Key, PerFace
 from pipeline.refl.losses import Losses, LowPass, PerceptualLoss, lowpass_loss, reward_loss
-from pipeline.refl.params import DynamicParams, ReflParams, Variant
+from pipeline.refl.params import DynamicParams, ReflParams, Variant, rollout_problem
 from pipeline.restorers.protocol import HoldsFrozen, Renoising, Restorer, RolloutSettings
 from pipeline.reward.loss import preference_loss
 from pipeline.reward.model import FaceRewardModel
 from pipeline.runtime import torch_rng
 from pipeline.training import Images, adamw, batch_indices, warmup_cosine
 
-HALF = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Diverged(Exception):
@@ -69,26 +69,24 @@ class ReFL:
         self.weights = params.weights.model_copy(update=off)
         restorer.start_training()
         if params.precision != "fp32" and isinstance(restorer, HoldsFrozen):
-            restorer.hold_frozen(HALF[params.precision])
+            restorer.hold_frozen(DTYPES[params.precision])
         self.trained = [p for p in restorer.trained().parameters() if p.requires_grad]
         self.optimizer = adamw(self.trained, params.learning_rate, params.weight_decay)
         # the copy that learns; `frm` itself never changes, and without a reward it is never asked
         asked = variant.dynamic or self.weights.reward > 0
         self.frm = copy.deepcopy(frm).eval().requires_grad_(False).to(accelerator.device) if asked else frm
         dynamic = params.dynamic
-        self.frm_optimizer = adamw(_unfrozen(self.frm), dynamic.learning_rate, dynamic.weight_decay, foreach=False)
+        self.frm_optimizer = adamw(_unfreeze(self.frm), dynamic.learning_rate, dynamic.weight_decay, foreach=False)
         self.frm.requires_grad_(False)
         self.perceptual = PerceptualLoss(params.perceptual_nets, accelerator.device)
         self.lowpass = LowPass(params.lowpass_levels).to(accelerator.device)
         self.cache, self.conditions = PerFace(params.cache_mb), PerFace(params.condition_cache_mb)
         kind = accelerator.device.type
-        self.autocast = partial(torch.autocast, kind, HALF[params.precision], enabled=params.precision != "fp32")
+        self.autocast = partial(torch.autocast, kind, DTYPES[params.precision], enabled=params.precision != "fp32")
         self.scaler = torch.amp.GradScaler(kind, enabled=params.precision == "fp16")
-        rollout = params.rollout
-        if rollout.renoise > 1 and not isinstance(restorer, Renoising):
-            raise UserError(
-                "refl.*.rollout.renoise: this restorer samples from no noise, so nothing is noised again; set it to 1"
-            )
+        if problem := rollout_problem(restorer.kind, isinstance(restorer, Renoising), params.rollout):
+            raise UserError(problem)
+        rollout = params.sampling
         self.rollout = RolloutSettings(rollout.steps, rollout.gradient_window, rollout.eta)
 
     def rate(self, step: int) -> float:
@@ -122,7 +120,7 @@ class ReFL:
             [condition] = self.conditions.get(batch.keys, batch.lq, lambda lq: [restorer.condition(lq).to(lq.dtype)])
             start = restorer.rollout(condition, prompts, self.rollout, batch.rng)
         latents: torch.Tensor | None = None
-        for _ in range(self.params.rollout.renoise):
+        for _ in range(self.params.sampling.renoise):
             with self.autocast():
                 if latents is not None:
                     start = cast(Renoising, restorer).renoise(start, latents, batch.rng)
@@ -162,7 +160,7 @@ class ReFL:
             group["lr"] = params.learning_rate * self.rate(number)
         self.optimizer.zero_grad()
         rows, outputs = [], []
-        parts = params.accumulation * params.rollout.renoise
+        parts = params.accumulation * params.sampling.renoise
         for micro in range(params.accumulation):
             index = (number * params.accumulation + micro) * processes + self.accelerator.process_index
             batch = self.micro_batch(index)
@@ -200,7 +198,7 @@ class ReFL:
         again afterwards. Raises Diverged, before anything changes, where the loss or its gradient is not finite.
         """
         dynamic: DynamicParams = self.params.dynamic
-        trained, total = _unfrozen(self.frm), 0.0
+        trained, total = _unfreeze(self.frm), 0.0
         self.optimizer.zero_grad()  # the restorer's gradients are spent, and memory is scarcest here
         self.frm_optimizer.zero_grad()
         for batch, images in outputs:
@@ -235,7 +233,7 @@ class ReFL:
                     parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
 
 
-def _unfrozen(frm: FaceRewardModel) -> list[nn.Parameter]:
+def _unfreeze(frm: FaceRewardModel) -> list[nn.Parameter]:
     """The image tower and the temperature learn; captions stay what they are, so their features stay cached."""
     chosen = [p for name, p in frm.clip.named_parameters() if name.startswith(("visual.", "logit_scale"))]
     for parameter in chosen:

@@ -10,15 +10,18 @@ import pandas as pd
 
 from pipeline.params import UserError
 
+WRITERS = {"svm": "label", "frm_learning": "learning"}  # stages that are not named as their metrics file is
+
 
 def read_json(path: Path) -> Any:
-    """A metrics file. Raises UserError naming it when it is missing or broken."""
+    """A metrics file. Raises UserError naming it and its stage when it is missing or broken."""
+    stage = f"refl@{path.stem}" if path.parent.name == "refl" else WRITERS.get(path.stem, path.stem)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; run `dvc repro {path.stem}` (or `dvc pull`)") from None
+        raise UserError(f"{path} is missing; run `dvc repro {stage}` (or `dvc pull`)") from None
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error}); delete it and rerun `dvc repro {path.stem}`") from None
+        raise UserError(f"{path}: not JSON ({error}); delete it and rerun `dvc repro {stage}`") from None
 
 
 def read_csv(path: Path, may_be_empty: bool = False) -> pd.DataFrame:

@@ -42,7 +42,7 @@ COMPARISON_ORDER = (
 # the controls, then the ladder: each rung adds one thing
 VARIANT_ORDER = ("base", "more_base", "no_reward", "structure", "reward", "static")
 FULL = "refl"  # the name of variant `full` in metrics/benchmark.json
-PARTS = {"S": "structure", "R": "reward", "K": "regulariser (KL)", "D": "dynamic FRM"}
+PARTS = {"S": "structure", "R": "reward", "K": "keeping to the base (regulariser)", "D": "dynamic FRM"}
 _SEED = re.compile(r"_seed[1-9]\d*$")
 
 

@@ -53,7 +53,8 @@ class Facts:
 
 def card(restorer: DiffBIR | OSEDiff | GFPGAN, model: Path, files: Mapping[str, str], facts: Facts) -> str:
     """Markdown; `model` is the saved restorer's folder, `files` what each exported file is."""
-    kind, params = restorer.kind, facts.params or {}
+    kind = restorer.kind
+    params = {name: value for name, value in (facts.params or {}).items() if value is not None}
     imported = _imported(restorer, params)
     trained = sum(p.numel() for p in _exported(restorer))
     lines = [
@@ -137,8 +138,8 @@ def _sampling(restorer: DiffBIR | OSEDiff | GFPGAN) -> str:
 
 
 def _faces(params: Mapping[str, Any]) -> str:
-    faces = params.get("faces")
-    if not faces:
+    faces = params.get("faces", {})
+    if not {"source", "count"} <= set(faces) or "image_size" not in params:
         return "not given"
     if faces["source"] == "sample":
         return f"{faces['count']:,} synthetic faces of the sample generator, {params['image_size']} px"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 import torch
 
@@ -60,8 +61,10 @@ class External:
 
 
 def source_names(faces: Path | str) -> dict[str, str]:
-    """Face id → file name of its source without folder and suffix, where no other face has that name too."""
+    """Face id → file name of its source without folder and suffix (NFC, as `folders.find` spells names), where no other
+    face has that name too.
+    """
     frame = tables.read_frame(tables.FACES, faces, ["face_id", "source"])
-    names = frame["source"].map(lambda source: Path(str(source)).stem)
+    names = frame["source"].map(lambda source: normalize("NFC", Path(str(source)).stem))
     once = ~names.duplicated(keep=False)
     return dict(zip(frame["face_id"][once], names[once], strict=True))

@@ -223,9 +223,12 @@ def build(
 
 
 def unet_from(state: Weights, path: Path) -> UNet2DConditionModel:
-    """The UNet of an LDM state dict (keys without their prefix)."""
+    """The UNet of an LDM state dict (keys without their prefix).
+
+    Raises UserError also for a tensor that it has no place for (a class embedding's, say).
+    """
     unet = build(UNet2DConditionModel, _whole_unet_config, state, path, "UNet")
-    fill(unet, unet_keys(unet), state, path)
+    _fill_whole(unet, state, path, "the UNet of Stable Diffusion 2")
     return unet
 
 
@@ -241,11 +244,15 @@ def controlnet_from(state: Weights, path: Path) -> ControlNetModel:
     Raises UserError also for a tensor that it has no place for (a hint block's, say).
     """
     controlnet = without_hint(build(ControlNetModel, unet_config, state, path, "ControlNet"))
-    keys = unet_keys(controlnet)
-    if unknown := sorted(set(state) - set(keys.values())):
-        raise UserError(f"{path}: {len(unknown)} tensors are unknown to DiffBIR's ControlNet, e.g. {unknown[0]}")
-    fill(controlnet, keys, state, path)
+    _fill_whole(controlnet, state, path, "DiffBIR's ControlNet")
     return controlnet
+
+
+def _fill_whole(network: UNet2DConditionModel | ControlNetModel, state: Weights, path: Path, what: str) -> None:
+    keys = unet_keys(network)
+    if unknown := sorted(set(state) - set(keys.values())):
+        raise UserError(f"{path}: {len(unknown)} tensors are unknown to {what}, e.g. {unknown[0]}")
+    fill(network, keys, state, path)
 
 
 def denoiser_from(state: Weights, path: Path, prediction_type: str) -> Denoiser:

@@ -58,6 +58,8 @@ class Restores(Protocol):
 class Restorer(Restores, Protocol):
     """A blind face restorer that can be sampled, and trained through its last step."""
 
+    kind: str  # its name in the params
+
     def condition(self, lq: torch.Tensor) -> torch.Tensor:
         """The latents of the LQ that the network sees; they don't change during training, so they can be cached."""
         ...

@@ -47,6 +47,8 @@ def with_damage(
         first = len(candidates.images) + 2 * place
         for a, b in ((int(row), first), (first, first + 1)):
             pairs.append({"pair_id": f"{name}|{tasks[place].kind}|{b}", "face_id": face_id, "a": a, "b": b})
+    if not images:  # of faces that only rounds still hold
+        return candidates, pd.DataFrame(columns=["pair_id", "face_id", "a", "b", "p_a", "weight"])
     extended = replace(
         candidates,
         images=np.concatenate([candidates.images, np.stack(images)]),

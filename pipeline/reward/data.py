@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline import tables
 from pipeline.annotation.labels import aggregate, standing_votes
-from pipeline.annotation.pairs import with_facts
+from pipeline.annotation.pairs import HQ, with_facts
 from pipeline.annotation.rounds import read_round
 from pipeline.annotation.shown import ROUND_FEATURES, as_shown
 from pipeline.images import Pixels, decode, resize
@@ -50,6 +50,17 @@ class Preferences:
     def labelled(self, params: RewardParams, prior_votes: float, where: str) -> pd.DataFrame:
         """The pairs that one model learns from, see `training_labels`."""
         return label(self.pairs, training_labels(self.annotations, self.votes, params, prior_votes, where))
+
+    def originals(self, faces: pd.Series) -> tuple[list[Pixels], list[str]]:
+        """HQ and captions of those of `faces` that data/candidates has. Raises UserError where it has none of them."""
+        frame = self.candidates.frame
+        rows = frame.row[frame.face_id.isin(faces) & frame.restorer.eq(HQ)]
+        if rows.empty:
+            raise UserError(
+                "frm: the frm_test votes are all on faces that data/candidates no longer has; judge some of the "
+                "present ones, or go back to those faces"
+            )
+        return self.candidates.take(rows)
 
 
 def load_preferences(data: Path, rounds: Path) -> Preferences:

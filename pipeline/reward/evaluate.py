@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.annotation.labels import aggregate, for_a
+from pipeline.annotation.labels import aggregate, for_a, people_first
 from pipeline.annotation.pairs import HQ
 from pipeline.annotation.svm import PairSVM
 from pipeline.features import columns
@@ -25,10 +25,12 @@ Numbers = NDArray[np.float64]
 def voted(pairs: pd.DataFrame, votes: pd.DataFrame) -> pd.DataFrame:
     """The located pairs that somebody judged, with p_a the plain mean of their votes and `n` their number.
 
+    Where people judged a pair, they alone count.
+
     A repeat (the same two candidates again, sides swapped) would count twice, and a pair that was asked because the SVM
     was unsure of it is no random one: both are left out.
     """
-    labels = aggregate(votes, prior_votes=0.0)[["pair_id", "p_a", "n"]]
+    labels = aggregate(people_first(votes), prior_votes=0.0)[["pair_id", "p_a", "n"]]
     return pairs[~pairs.why.isin(["repeat", "margin"])].merge(labels, on="pair_id", how="inner")
 
 
@@ -111,6 +113,14 @@ def rivals(
     }
     best_right = feature_right(features[best["name"]], best["higher_is_better"], measured)
     return told, {"best_blind_feature": best_right, "svm": svm_right}
+
+
+def with_lead(
+    told: Mapping[str, Any], theirs: Mapping[str, Numbers], right: Numbers, people: pd.Series, seed: int, resamples: int
+) -> dict[str, Any]:
+    """What `rivals` told, with the reward's lead over each of them: `right` [P] is its `correct` on the same pairs."""
+    leads = {rival: lead(right, one, people, seed, resamples) for rival, one in theirs.items()}
+    return {name: one | {"frm_minus": leads[name]} if name in leads else one for name, one in told.items()}
 
 
 def lead(right: Numbers, rival: Numbers, people: pd.Series, seed: int, resamples: int) -> dict[str, Any]:

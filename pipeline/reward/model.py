@@ -27,7 +27,7 @@ from torch.amp.autocast_mode import is_autocast_available
 from pipeline.images import Pixels, to_tensor
 from pipeline.params import UserError, one_line, validate
 from pipeline.reward.params import Architecture, RewardConfig
-from pipeline.runtime import atomic, write_json
+from pipeline.runtime import atomic, whole_fp32, write_json
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 HPS_FILES = ("HPS_v2_compressed.pt", "HPS_v2.1_compressed.pt")
@@ -166,18 +166,19 @@ class FaceRewardModel(nn.Module):
 
     @torch.no_grad()
     def score(self, images: Sequence[Pixels], captions: Sequence[str], batch_size: int = 32) -> NDArray[np.float64]:
-        """Rewards [N] of RGB uint8 images for their captions, in eval mode whatever the present mode."""
+        """Rewards [N] of RGB uint8 images for their captions, in eval mode and whole fp32 whatever is set."""
         if len(images) != len(captions):
             raise ValueError(f"{len(images)} images but {len(captions)} captions")
         training = self.training
         self.eval()
-        rewards = [
-            self(
-                to_tensor(images[start : start + batch_size]).to(self.device),
-                self.text_features(captions[start : start + batch_size]),
-            ).cpu()
-            for start in range(0, len(images), batch_size)
-        ]
+        with whole_fp32():
+            rewards = [
+                self(
+                    to_tensor(images[start : start + batch_size]).to(self.device),
+                    self.text_features(captions[start : start + batch_size]),
+                ).cpu()
+                for start in range(0, len(images), batch_size)
+            ]
         self.train(training)
         return torch.cat(rewards).double().numpy() if rewards else np.empty(0)
 

@@ -38,7 +38,7 @@ class RewardParams(Params):
     seed: int  # of initialisation, order and augmentation, with the global seed
     annotators: list[str] | None  # people or simulated annotators whose votes it learns from; null: data/annotations
     svm_labels: bool  # learn from the SVM's labels as well
-    lr: float = Field(gt=0)
+    learning_rate: float = Field(gt=0)
 
 
 class DamageParams(Params):
@@ -82,7 +82,7 @@ class TrainingParams(Params):
     gradient_checkpointing: bool
     precision: Literal["fp32", "bf16"]
     evaluate_every: int = Field(ge=1)  # steps
-    patience: int = Field(ge=1)  # evaluations without a smaller loss on the select pairs before training stops
+    patience: int | None = Field(ge=1)  # evaluations without a smaller loss on the select pairs before it stops
     checkpoint_every: int = Field(ge=1)  # steps between resumable checkpoints
 
     @model_validator(mode="after")

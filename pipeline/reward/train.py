@@ -83,7 +83,7 @@ def train(
     if training.gradient_checkpointing and isinstance(model.clip.visual, ModifiedResNet):
         raise UserError("frm.training.gradient_checkpointing: OpenCLIP has none for a ResNet tower; set it to false")
     model.clip.set_grad_checkpointing(training.gradient_checkpointing)
-    optimizer = adamw(model.parameters(), params.lr, training.weight_decay)
+    optimizer = adamw(model.parameters(), params.learning_rate, training.weight_decay)
     schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, training.warmup_steps, training.steps))
 
     state, best = Progress(), _weights(model)
@@ -104,7 +104,9 @@ def train(
         with autocast():
             loss = _loss(model, images, captions, chosen)
         if not math.isfinite(figure := float(loss.detach())):
-            raise UserError(f"the reward's loss is {figure} at step {step}; lower its lr (frm.reward or frm.heldout)")
+            raise UserError(
+                f"the reward's loss is {figure} at step {step}; lower its learning_rate (frm.reward or frm.heldout)"
+            )
         optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
@@ -117,7 +119,7 @@ def train(
             accuracy, held_out_loss = evaluate_pairs(model, candidates, select, 4 * training.batch_size)
             if not math.isfinite(held_out_loss):
                 said = f"the reward's loss on the select pairs is {held_out_loss} at step {state.step}"
-                raise UserError(f"{said}; lower its lr (frm.reward or frm.heldout)")
+                raise UserError(f"{said}; lower its learning_rate (frm.reward or frm.heldout)")
             curve.append(
                 {
                     "step": state.step,
@@ -136,7 +138,7 @@ def train(
                 state.bad_evaluations += 1
         if state.step % training.checkpoint_every == 0:
             save()
-        if state.bad_evaluations >= training.patience:
+        if _gives_up(state, training):
             break
     bar.close()
     save()  # killed after this, it trains no more
@@ -193,12 +195,16 @@ def reward_differences(
 def _todo(
     fit: pd.DataFrame, training: TrainingParams, seed: int, state: Progress
 ) -> Iterator[tuple[int, pd.DataFrame]]:
-    if state.bad_evaluations >= training.patience:
+    if _gives_up(state, training):
         return
     for step, batch in batches(fit, training.batch_size, training.pairs_together, seed, state.step):
         if step >= training.steps:
             return
         yield step, batch
+
+
+def _gives_up(state: Progress, training: TrainingParams) -> bool:
+    return training.patience is not None and state.bad_evaluations >= training.patience
 
 
 def _batch(

@@ -197,6 +197,58 @@ def test_undo_and_resume_after_reload(enter: Any, address: str, store: Store) ->
     assert lease(page) == first, "undo works after a reload, too"
 
 
+def test_the_second_click_of_two_judges_nothing(enter: Any, address: str, store: Store) -> None:
+    page = enter(address)
+    first = lease(page)
+    page.dblclick('[data-choice="left"]', delay=60)  # the next pair is up before the second click
+    page.wait_for_function(READY, arg=first)
+    saved(page)
+    assert len(store.votes()) == 1
+    page.click('[data-choice="left"]')
+    page.wait_for_timeout(50)
+    saved(page)
+    assert len(store.votes()) == 2
+
+
+def test_undo_with_nothing_to_take_back_leaves_the_pair_to_be_judged(enter: Any, address: str, store: Store) -> None:
+    page = enter(address)
+    first = lease(page)
+    page.keyboard.press("u")
+    saved(page)
+    page.wait_for_selector("body.ready")
+    assert lease(page) == first
+    press(page, "ArrowLeft")
+    saved(page)
+    assert len(store.votes()) == 1
+
+
+def test_while_an_undo_is_on_its_way_no_button_offers_a_vote(enter: Any, address: str, store: Store) -> None:
+    page = enter(address)
+    first = lease(page)
+    press(page, "ArrowLeft")
+    saved(page)
+    page.route("**/api/**", lambda route: route.abort())
+    page.keyboard.press("u")
+    page.wait_for_selector('[data-choice="left"]:disabled')
+    page.unroute("**/api/**")
+    page.wait_for_function(
+        "lease => document.body.classList.contains('ready') && document.querySelector('#stage').dataset.lease === lease",
+        arg=first,
+    )
+    press(page, "ArrowRight")
+    saved(page)
+    assert [row["undone_by"] != "" for row in store.votes()] == [True, False]
+
+
+def test_letters_work_by_their_place_on_a_keyboard_that_is_not_latin(enter: Any, address: str, store: Store) -> None:
+    page = enter(address)
+    first = lease(page)
+    page.evaluate("document.dispatchEvent(new KeyboardEvent('keydown', {key: 'ы', code: 'KeyS', bubbles: true}))")
+    page.wait_for_function(READY, arg=first)
+    saved(page)
+    assert [row["winner"] for row in store.votes()] == ["skip"]
+
+
 def test_a_vote_right_after_undo_waits_for_the_pair_that_comes_back(enter: Any, address: str, store: Store) -> None:
     page = enter(address)
     first = lease(page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from pipeline.annotation.labels import (
     read_human,
     records,
     standing_votes,
-    write_no_votes,
+    teach_heldout,
 )
+from pipeline.annotation.votes import export
 from pipeline.params import UserError, validate
 from tests.annotation.preferences import ROOT, shipped_labels
 
@@ -44,7 +46,7 @@ def written(path: Path, *votes: dict[str, Any], schema: pa.Schema | None = None)
 
 def test_the_shipped_file_is_valid_and_so_is_one_without_votes(tmp_path: Path) -> None:
     read_human(ROOT / HUMAN_VOTES)  # people's votes may have been committed since
-    write_no_votes(tmp_path / "human.parquet")
+    export([], tmp_path / "human.parquet")
     assert read_human(tmp_path / "human.parquet").empty
 
 
@@ -172,12 +174,29 @@ def test_labels_fit_their_table(tmp_path: Path) -> None:
 def test_people_replace_simulated_votes_pair_by_pair() -> None:
     simulated = frame(vote("s1", "p1", annotator_kind="simulated"), vote("s2", "p2", annotator_kind="simulated"))
     human = frame(vote("h1", "p1", "b"))
-    assert combine("simulated", simulated, human)["event_id"].tolist() == ["s1", "s2"]
-    assert combine("human", simulated, human)["event_id"].tolist() == ["h1"]
-    assert combine("both", simulated, human)["event_id"].tolist() == ["s2", "h1"]
-    assert combine("both", simulated, human.iloc[:0])["event_id"].tolist() == ["s1", "s2"]
+    apart = partial(teach_heldout, params=shipped_labels(), named=[])
+    assert combine("simulated", simulated, human, apart)["event_id"].tolist() == ["s1", "s2"]
+    assert combine("human", simulated, human, apart)["event_id"].tolist() == ["h1"]
+    assert combine("both", simulated, human, apart)["event_id"].tolist() == ["s2", "h1"]
+    assert combine("both", simulated, human.iloc[:0], apart)["event_id"].tolist() == ["s1", "s2"]
     with pytest.raises(UserError, match=r"labels.source is `human`, but .* holds no vote"):
-        combine("human", simulated, human.iloc[:0])
+        combine("human", simulated, human.iloc[:0], apart)
+
+
+def test_people_replace_only_the_simulated_votes_that_teach_the_same_reward() -> None:
+    simulated = frame(
+        *(vote(f"s{n}", "p1", annotator=name, annotator_kind="simulated") for n, name in ((1, "sim-1"), (6, "sim-6"))),
+        *(vote(f"t{n}", "p2", annotator=name, annotator_kind="simulated") for n, name in ((1, "sim-1"), (6, "sim-6"))),
+    )
+    human = frame(vote("ada", "p1", annotator="Ada"), vote("ben", "p2", annotator="Ben"))
+    for named in (["Ada", "sim-6"], ["Ada"]):  # sim-6 is of the second panel either way
+        apart = partial(teach_heldout, params=shipped_labels(), named=named)
+        votes = combine("both", simulated, human, apart)
+        elsewhere = apart(votes)
+        assert sorted(votes["event_id"][elsewhere]) == ["ada", "t6"]  # Ada's p1 for sim-6's, whose p2 stays
+        assert sorted(votes["event_id"][~elsewhere]) == ["ben", "s1"]
+    with pytest.raises(UserError, match=r"frm\.heldout\.annotators: 'Ada' is no list"):
+        teach_heldout(human, shipped_labels(), "Ada")
 
 
 def test_impossible_panels_are_refused() -> None:

@@ -14,11 +14,12 @@ import yaml
 
 from pipeline import tables
 from pipeline.annotation.annotators import CRITERIA
-from pipeline.annotation.labels import HUMAN_VOTES, write_no_votes
+from pipeline.annotation.labels import HUMAN_VOTES
 from pipeline.annotation.remeasure import remeasure
 from pipeline.annotation.rounds import ROUNDS_FOLDER, RoundPlan, make_round
 from pipeline.annotation.shown import ROUND_FEATURES
 from pipeline.annotation.svm import PairSVM
+from pipeline.annotation.votes import export
 from pipeline.images import decode
 from pipeline.metrics import compute
 from pipeline.params import load
@@ -43,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tables.write(tables.DEGRADED, folder / "data/degraded", degraded)
     tables.write(tables.CANDIDATES, folder / "data/candidates", candidates)
     tables.write(tables.FEATURES, folder / "data/features", features)
-    write_no_votes(folder / HUMAN_VOTES)
+    export([], folder / HUMAN_VOTES)
     return folder
 
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import runtime
 from pipeline.evaluation import scoring
 from pipeline.evaluation.dataset import Dataset, aligned
 from pipeline.evaluation.scoring import Reward, ScoreCache, Scorer, score_model, usable
@@ -64,6 +63,15 @@ def test_a_known_shift_has_its_known_psnr_and_the_hq_is_not_compared_with_itself
     assert [row["face_id"] for row in rows] == list(IDS)
     originals = score_model(scorer, flat, "hq", [original], ["psnr", "entropy"])
     assert all(np.isnan(row["psnr"]) and row["entropy"] == 0 for row in originals)
+
+
+def test_an_input_is_not_compared_with_itself(dataset):
+    scorer = Scorer(dataset, {}, ScoreCache())
+    [first, *_] = score_model(scorer, dataset, "lq", [dataset.lq], ["lq_l1", "lq_psnr", "psnr", "entropy"])
+    assert np.isnan([first["lq_l1"], first["lq_psnr"]]).all()
+    assert np.isfinite([first["psnr"], first["entropy"]]).all()
+    [restored, *_] = score_model(scorer, dataset, "m/base", [dataset.hq], ["lq_l1"])
+    assert restored["lq_l1"] > 0
 
 
 def test_samples_are_averaged(dataset):
@@ -147,15 +155,6 @@ def test_landmarks_of_originals_are_found_once_for_all_models(dataset, monkeypat
     assert embedded == [len(IDS)] * 3  # originals, one model, the other
     expected = landmarks.lmd(landmarks.landmarks_68(dataset.lq), landmarks.landmarks_68(dataset.hq))
     np.testing.assert_allclose(found[:, 0], expected, rtol=1e-5)
-
-
-def test_a_metric_on_a_gpu_that_rounds_by_tf32_is_another_entry(monkeypatch):
-    monkeypatch.setattr(scoring, "device", lambda: torch.device("cuda"))
-    monkeypatch.setattr(scoring.torch.cuda, "get_device_name", lambda _: "H200")
-    with runtime.whole_fp32():  # gives back what was set before
-        assert scoring.device_name() == "H200"
-        torch.backends.cuda.matmul.allow_tf32 = True
-        assert scoring.device_name() == "H200 (TF32)"
 
 
 def test_a_score_does_not_depend_on_what_the_cache_held(dataset, tmp_path, scored):

@@ -46,6 +46,16 @@ def test_gradient_lowers_the_distance_and_stays_finite_on_flat_images(pair: tupl
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_slices_find_their_own_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "SLICE", 2)
+    originals = [face(seed) for seed in range(3)]
+    hq = [originals[which] for which in (0, 0, 0, 1, 2)]  # the first one in two slices, the last slice with one image
+    images = [blurred(one, 0.5 + place) for place, one in enumerate(hq)]
+    found = compute.score(["stlpips_alex"], images, hq)["stlpips_alex"]
+    expected = PerceptualDistance("alex")(to_tensor(hq), to_tensor(images))
+    torch.testing.assert_close(torch.from_numpy(found).float(), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_the_metrics_of_this_name_are_these_distances_of_images_in_minus_one_to_one() -> None:
     hq = [face(seed) for seed in range(2)]
     images = [blurred(one) for one in hq]

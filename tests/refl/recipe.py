@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from pipeline.refl.params import VARIANTS, DynamicParams, ReflParams, RolloutParams, WeightParams
 from pipeline.refl.trainer import MicroBatch, ReFL
+from pipeline.restorers.protocol import Renoising
 from pipeline.training import images_of
 from tests import tiny
 
@@ -47,8 +48,15 @@ def params(**changes: object) -> ReflParams:
 
 
 def refl(build=tiny.diffbir, variant: str = "full", **changes: object) -> ReFL:  # type: ignore[no-untyped-def]
-    faces = images_of(tiny.dataset(size=64))
-    return ReFL(build(), tiny.frm(), params(**changes), VARIANTS[variant], faces, 0, Accelerator(cpu=True))
+    faces, restorer = images_of(tiny.dataset(size=64)), build()
+    recipe = for_one(restorer, **changes)
+    return ReFL(restorer, tiny.frm(), recipe, VARIANTS[variant], faces, 0, Accelerator(cpu=True))
+
+
+def for_one(restorer: object, **changes: object) -> ReflParams:
+    """`params` for a restorer: without a rollout where it takes one step."""
+    one_step = {} if isinstance(restorer, Renoising) else {"rollout": None}
+    return params(**(one_step | changes))
 
 
 def double(build=tiny.diffbir, **changes: object) -> ReFL:  # type: ignore[no-untyped-def]
@@ -56,8 +64,8 @@ def double(build=tiny.diffbir, **changes: object) -> ReFL:  # type: ignore[no-un
 
     In float32 an image that rounds otherwise can fall on the other side of a ReLU, which changes the gradient itself.
     """
-    faces, frm = images_of(tiny.dataset(size=64)), tiny.frm().double()
-    trainer = ReFL(build().double(), frm, params(**changes), VARIANTS["full"], faces, 0, Accelerator(cpu=True))
+    faces, frm, restorer = images_of(tiny.dataset(size=64)), tiny.frm().double(), build().double()
+    trainer = ReFL(restorer, frm, for_one(restorer, **changes), VARIANTS["full"], faces, 0, Accelerator(cpu=True))
     return in_double(trainer)
 
 

@@ -50,9 +50,7 @@ def run(folder: Path, double: bool = False, **changes: object) -> Ended:
     if double:
         in_double(trainer)
     folder.mkdir(parents=True, exist_ok=True)
-    # a second process gets a folder of its own, where a test sees whether it wrote
-    scratch = folder if accelerator.is_main_process else folder / "second"
-    curve = train(trainer, watch if accelerator.is_main_process else None, scratch, "tiny", Log([JsonLines(folder)]))
+    curve = train(trainer, watch if accelerator.is_main_process else None, folder, "tiny", Log([JsonLines(folder)]))
     weights = {f"restorer.{name}": p for name, p in trainer.restorer.trained().state_dict().items()}
     weights |= {f"frm.{name}": p for name, p in trainer.frm.state_dict().items()}
     torch.save(weights, folder / f"weights-{accelerator.process_index}.pt")

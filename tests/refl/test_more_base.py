@@ -18,8 +18,8 @@ from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.gfpgan import GFPGAN
 from pipeline.training import count_flops, images_of
 from tests import tiny
+from tests.refl.recipe import for_one, params
 from tests.refl.test_loop import scripted
-from tests.refl.test_trainer import params
 
 CI = Path(__file__).resolve().parents[2] / "profiles/ci.yaml"
 
@@ -34,7 +34,7 @@ def run(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     def continue_base(folder: Path, scratch: Path) -> tuple[GFPGAN, list[dict[str, float]], GanParams]:
         restorer, watch = tiny.gfpgan(64), scripted(iter([2.0, 1.0]))
         curve = more_base.continue_base(
-            restorer, tiny.frm(), params(), base, gan, folder, faces, val, 0, scratch, watch
+            restorer, tiny.frm(), for_one(restorer), base, gan, folder, faces, val, 0, scratch, watch
         )
         return restorer, curve, gan
 
@@ -155,7 +155,7 @@ def test_the_compute_of_a_gan_step_is_counted(tmp_path: Path) -> None:
     base, gan = files.load("base", BaseParams, CI), files.load("gan", GanParams, CI)
     part = more_base.continued(restorer, base, gan, tmp_path, faces, faces, 0)
     few, many = (
-        more_base.equal_steps(restorer, tiny.frm(), params(steps=steps), faces, part.loss(part.recipe), 0)
+        more_base.equal_steps(restorer, tiny.frm(), for_one(restorer, steps=steps), faces, part.loss(part.recipe), 0)
         for steps in (100, 200)
     )
     assert few > 0

@@ -196,9 +196,11 @@ def test_a_renoised_start_has_the_schedules_mean_and_spread() -> None:
     assert float(again.latents.std()) == pytest.approx((1 - alpha_bar) ** 0.5, rel=1e-2)
 
 
-def test_what_starts_from_no_noise_cannot_be_renoised() -> None:
-    with pytest.raises(UserError, match=r"rollout\.renoise"):
-        refl(tiny.osediff, rollout={"steps": 1, "gradient_window": 1, "eta": (0.0, 1.0), "renoise": 2})
+def test_a_rollout_is_for_those_that_sample_from_noise_and_for_them_alone() -> None:
+    with pytest.raises(UserError, match=r"refl\.osediff\.rollout: .*set it to null"):
+        refl(tiny.osediff, rollout={"steps": 1, "gradient_window": 1, "eta": (0.0, 1.0), "renoise": 1})
+    with pytest.raises(UserError, match=r"refl\.diffbir\.rollout: .*give steps"):
+        refl(tiny.diffbir, rollout=None)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])

@@ -327,6 +327,8 @@ def test_data_hashes_are_those_of_dvc_lock(run):
     ("broken", "message"),
     [
         ("metrics/frm.json", "dvc repro frm"),
+        ("metrics/svm.json", "dvc repro label"),
+        ("metrics/frm_learning.json", "dvc repro learning"),
         ("data/scores", "dvc repro benchmark"),
         ("metrics/benchmark.json", "benchmark"),
     ],

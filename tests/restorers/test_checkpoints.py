@@ -371,6 +371,15 @@ WRONG: dict[str, tuple[Callable[[Zoo, Path], Files], str]] = {
         ),
         r"x\.pth: 1 tensors are unknown to DiffBIR's ControlNet, e\.g\. input_hint_block",
     ),
+    "class embedding": (
+        lambda z, t: Files(
+            written(z.sd | {"model.diffusion_model.label_emb.0.0.weight": torch.ones(1)}, t / "x.ckpt"),
+            z.files.diffbir,
+            z.files.cleaner,
+            None,
+        ),
+        r"x\.ckpt: 1 tensors are unknown to the UNet of Stable Diffusion 2, e\.g\. label_emb",
+    ),
     "wrong shape": (
         lambda z, t: Files(
             z.files.stable_diffusion,

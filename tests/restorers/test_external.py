@@ -80,14 +80,20 @@ def test_it_can_not_be_trained(
     assert capsys.readouterr().err.startswith("error: refl.restorers: external results are images and can't be trained")
 
 
-def test_source_names_that_two_faces_share_are_left_out(tmp_path: Path) -> None:
+def with_sources(faces: Path, sources: dict[str, str]) -> None:
     cell = tables.image_cell(encode_png(np.zeros((8, 8, 3), np.uint8)), "x")
     row = {"image": cell, "width": 8, "height": 8, "group_id": "g", "caption": "", "split": "test"}
-    sources = {"one": "a/first.png", "two": "a/second.jpg", "three": "b/second.png"}
-    tables.write(
-        tables.FACES, tmp_path / "faces", [{"face_id": f, "source": source} | row for f, source in sources.items()]
-    )
+    tables.write(tables.FACES, faces, [{"face_id": f, "source": source} | row for f, source in sources.items()])
+
+
+def test_source_names_that_two_faces_share_are_left_out(tmp_path: Path) -> None:
+    with_sources(tmp_path / "faces", {"one": "a/first.png", "two": "a/second.jpg", "three": "b/second.png"})
     assert source_names(tmp_path / "faces") == {"one": "first"}
+
+
+def test_a_source_name_is_spelt_as_the_files_that_are_looked_for(tmp_path: Path) -> None:
+    with_sources(tmp_path / "faces", {"one": "album/Zoe\u0308.png"})  # as a Mac writes it
+    assert source_names(tmp_path / "faces") == {"one": "Zo\u00eb"}
 
 
 def test_candidates_hold_external_results_as_they_are(

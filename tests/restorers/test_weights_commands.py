@@ -76,6 +76,16 @@ def test_official_diffbir_in_and_out(tmp_path: Path) -> None:
     assert not any((tmp_path / "other").iterdir())
 
 
+def test_a_card_of_params_that_lack_things_says_so(tmp_path: Path) -> None:
+    tiny.denoiser().save(tmp_path / "denoiser")
+    tiny.osediff(tmp_path / "denoiser").save(tmp_path / "osediff")
+    (tmp_path / "params.yaml").write_text("seed: 0\nfaces: {source: folder}\nrefl:\ngan:\n")
+    params = ("--params", tmp_path / "params.yaml")
+    code, lines = run("export", tmp_path / "osediff", "--out", tmp_path / "out", *params)
+    assert code == 0, lines
+    assert "not given" in (tmp_path / "out/README.md").read_text()
+
+
 def test_a_small_osediff_out_with_figures(tmp_path: Path) -> None:
     tiny.denoiser().save(tmp_path / "denoiser")
     tiny.osediff(tmp_path / "denoiser").save(tmp_path / "osediff")

@@ -48,3 +48,9 @@ def test_each_kind_is_drawn_and_done_at_its_own_strength(candidates: Candidates)
             assert np.array_equal(extended.images[pair.b], expected), kind
             seen.add(kind)
     assert seen == set(strengths)
+
+
+def test_faces_that_only_rounds_still_hold_get_no_damage(candidates: Candidates) -> None:
+    extended, pairs = with_damage(candidates, {"gone"}, damage_params(), 0)
+    assert extended is candidates
+    assert pairs.empty

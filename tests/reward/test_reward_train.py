@@ -98,7 +98,7 @@ def test_a_loss_that_is_no_number_is_an_error_not_a_model(
 ) -> None:
     original = training.preference_loss
     monkeypatch.setattr(training, "preference_loss", lambda *args: original(*args) * float("nan"))
-    with pytest.raises(UserError, match=r"loss is nan at step 0; lower its lr"):
+    with pytest.raises(UserError, match=r"loss is nan at step 0; lower its learning_rate"):
         run(candidates, pairs, tmp_path)
 
 

@@ -103,7 +103,7 @@ def test_stage_writes_both_models_and_the_same_bytes_twice(root: Path, monkeypat
     [
         ({"annotators": ["eve"]}, "frm.heldout.annotators: `eve` cast no vote"),
         ({"pretrained": "weights/HPS_v2_compressed.pt"}, "weights/HPS_v2_compressed.pt is missing"),
-        ({"lr": 0.0}, "frm.heldout.lr: Input should be greater than 0"),
+        ({"learning_rate": 0.0}, "frm.heldout.learning_rate: Input should be greater than 0"),
     ],
 )
 def test_mistakes_end_with_one_line(

@@ -32,7 +32,7 @@ def reward_params(**changes: Any) -> RewardParams:
         "seed": 0,
         "annotators": None,
         "svm_labels": True,
-        "lr": 3e-3,
+        "learning_rate": 3e-3,
     }
     return RewardParams(**(values | changes))
 

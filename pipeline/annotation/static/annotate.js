@@ -95,6 +95,7 @@ async function sync() {
       await flush();
       await refill();
       undoing = readQueue().some((event) => event.kind === "undo"); // the pair that came back is on its way to the screen
+      if (shown && !undoing) setVoting(true); // there was nothing to take back
     } while (again || readQueue().length);
     delay = 0;
     setStatus("saved", "Saved");
@@ -209,6 +210,7 @@ function vote(choice) {
 function undo() {
   if (undoing) return;
   undoing = true; // votes wait, so that the pair that comes back is the next one judged
+  setVoting(false);
   enqueue({ kind: "undo", event_id: newId() });
   sync();
 }
@@ -378,7 +380,12 @@ panes.forEach((pane) => {
 const VOTE_KEYS = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie", ArrowUp: "both_bad", s: "skip" };
 const PEEK_KEYS = { " ": "input", r: "original" };
 const dialog = $("#guidelines");
-const keyOf = (event) => (event.key.length === 1 ? event.key.toLowerCase() : event.key);
+// a letter by its place on the keyboard where the layout is not Latin
+const keyOf = (event) => {
+  if (event.key.length > 1) return event.key;
+  const key = event.key.toLowerCase();
+  return key > "\x7f" && event.code.startsWith("Key") ? event.code.slice(3).toLowerCase() : key;
+};
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || dialog.open) return;
@@ -408,7 +415,8 @@ document.addEventListener("keyup", (event) => (keyOf(event) in PEEK_KEYS || even
 window.addEventListener("blur", stopPeeking);
 
 document.querySelectorAll("[data-choice]").forEach((button) =>
-  button.addEventListener("click", () => {
+  button.addEventListener("click", (event) => {
+    if (event.detail > 1) return; // the second click of two would judge the next pair unseen
     vote(button.dataset.choice);
     button.blur(); // or Space would press it again
   }),
