@@ -232,7 +232,7 @@ def test_while_an_undo_is_on_its_way_no_button_offers_a_vote(enter: Any, address
     page.wait_for_selector('[data-choice="left"]:disabled')
     page.unroute("**/api/**")
     page.wait_for_function(
-        "lease => document.body.classList.contains('ready') && document.querySelector('#stage').dataset.lease === lease",
+        "lease => document.body.matches('.ready') && document.querySelector('#stage').dataset.lease === lease",
         arg=first,
     )
     press(page, "ArrowRight")
