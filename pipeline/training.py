@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,6 +69,13 @@ class Images:
         mirror = torch.tensor(list(mirrored))[:, None, None, None]
         return torch.where(mirror, hq.flip(3), hq), torch.where(mirror, lq.flip(3), lq)
 
+    def in_batches(self, size: int, device: torch.device) -> Iterator[tuple[range, torch.Tensor, torch.Tensor]]:
+        """Rows, HQ and LQ [n, 3, H, W] in [-1, 1] of all faces in their order, up to `size` at a time."""
+        for start in range(0, len(self.ids), size):
+            rows = range(start, min(start + size, len(self.ids)))
+            hq, lq = self.pick(rows, [False] * len(rows))
+            yield rows, hq.to(device), lq.to(device)
+
 
 def images_of(dataset: Dataset) -> Images:
     """All images of a dataset of equal size. Raises UserError where it has no HQ."""
@@ -83,12 +90,19 @@ def drawn_batch(
 ) -> tuple[torch.Tensor, torch.Tensor, list[str], torch.Generator]:
     """HQ, LQ, prompts and the step's generator: rows from seeded permutations, half of them mirrored."""
     rng = torch_rng(*seed, step)
+    rows, mirrored, prompts = drawn_rows(images, size, step, prompt_dropout, rng, *seed)
+    hq, lq = images.pick(rows, mirrored)
+    return hq.to(device), lq.to(device), prompts, rng
+
+
+def drawn_rows(
+    images: Images, size: int, step: int, prompt_dropout: float, rng: torch.Generator, *seed: object
+) -> tuple[list[int], list[bool], list[str]]:
+    """Batch number `step`: rows from permutations seeded by `seed`; by `rng`, which are mirrored and have no prompt."""
     rows = batch_indices(len(images.ids), size, step, *seed)
     mirrored = (torch.rand(size, generator=rng) < 0.5).tolist()
     empty = (torch.rand(size, generator=rng) < prompt_dropout).tolist()
-    prompts = ["" if none else images.captions[row] for row, none in zip(rows, empty, strict=True)]
-    hq, lq = images.pick(rows, mirrored)
-    return hq.to(device), lq.to(device), prompts, rng
+    return rows, mirrored, ["" if none else images.captions[row] for row, none in zip(rows, empty, strict=True)]
 
 
 def warmup_cosine(step: int, warmup: int, steps: int) -> float:

@@ -81,7 +81,7 @@ def main(
         data = faces, held_out
         curve = continue_base(model, frm, params, base, gan, BASE / restorer, *data, drawn, scratch, watch)
     else:
-        log = open_log(f"refl/{name}/{scratch.name}", runtime.logs)
+        log = open_log(f"refl/{name}/{scratch.name}", runtime.logs) if main_process else None
         curve = train(ReFL(model, frm, params, what, faces, drawn, accelerator), watch, scratch, name, log)
     if watch is None:
         return

@@ -179,10 +179,8 @@ class GanObjective:
     @torch.no_grad()
     def validation(self, images: Images) -> float:
         """Mean likeness on held-out faces; the discriminator stays out, because it changes."""
-        total, restorer, batch = 0.0, self.restorer, self.params.validation_batch
-        for start in range(0, len(images.ids), batch):
-            rows = range(start, min(start + batch, len(images.ids)))
-            hq, lq = (side.to(restorer.device) for side in images.pick(rows, [False] * len(rows)))
+        total, restorer = 0.0, self.restorer
+        for rows, hq, lq in images.in_batches(self.params.validation_batch, restorer.device):
             ids = [images.ids[row] for row in rows]
             noise = noise_like_ids(ids, (restorer.noise_size,), self.seed, "gan-validation").to(restorer.device)
             total += float(self.likeness(restorer.decode(restorer.encode(lq), noise), hq).sum())

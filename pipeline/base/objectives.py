@@ -86,9 +86,7 @@ class OsediffObjective:
     def validation(self, images: Images, batch: int) -> float:
         """Mean distance on held-out faces, from the mode of the LQ's latents."""
         restorer, total = self.restorer, 0.0
-        for start in range(0, len(images.ids), batch):
-            rows = range(start, min(start + batch, len(images.ids)))
-            hq, lq = (side.to(restorer.denoiser.device) for side in images.pick(rows, [False] * len(rows)))
+        for rows, hq, lq in images.in_batches(batch, restorer.denoiser.device):
             prompts = restorer.encode_prompts([images.captions[row] for row in rows])
             total += float(self.distance(restorer.x0(restorer.condition(lq), prompts), hq)) * len(rows)
         return total / len(images.ids)
@@ -98,9 +96,7 @@ class OsediffObjective:
 def diffbir_validation(restorer: DiffBIR, images: Images, batch: int, seed: int) -> float:
     """The diffusion objective on held-out faces, each at its own fixed timestep and noise."""
     device, total = restorer.denoiser.device, 0.0
-    for start in range(0, len(images.ids), batch):
-        rows = range(start, min(start + batch, len(images.ids)))
-        hq, lq = (side.to(device) for side in images.pick(rows, [False] * len(rows)))
+    for rows, hq, lq in images.in_batches(batch, device):
         steps = len(restorer.denoiser.alpha_bar)
         # evenly spread timesteps: every face has one, all of the schedule is covered
         timestep = torch.tensor([(2 * row + 1) * steps // (2 * len(images.ids)) for row in rows], device=device)

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.base.measure import Rows
 from pipeline.base.objectives import OsediffObjective, diffbir_validation
-from pipeline.base.params import BaseParams, WeightParams
+from pipeline.base.params import BaseParams, OfficialFiles
 from pipeline.evaluation.dataset import Dataset
 from pipeline.restorers.checkpoints import Files, Settings, import_weights
 from pipeline.restorers.denoiser import load_denoiser
@@ -52,7 +52,7 @@ def import_base(
     return {"diffbir": diffbir, "osediff": osediff}, rows
 
 
-def official_files(weights: WeightParams) -> Files:
+def official_files(weights: OfficialFiles) -> Files:
     """The files that `base.weights` names; `check` on them says which are missing."""
     return Files(**{kind: Path(path) for kind, path in weights.model_dump().items()})
 

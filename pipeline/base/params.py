@@ -86,7 +86,7 @@ class OsediffParams(Params):
     train: TrainParams
 
 
-class WeightParams(Params):
+class OfficialFiles(Params):
     """Paths of the official files; where one is missing, the message says where it comes from."""
 
     stable_diffusion: str
@@ -99,7 +99,7 @@ class BaseParams(Params):
     """The `base` group: small models trained here (`source: train`), or the official ones (`source: import`)."""
 
     source: Literal["train", "import"]
-    weights: WeightParams | None  # import only
+    weights: OfficialFiles | None  # import only
     prompt_dropout: float = Field(ge=0, le=1)  # share of faces trained with the empty prompt
     checkpoint_every: int = Field(ge=1)
     validation_batch: int = Field(ge=1)

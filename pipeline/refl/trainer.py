@@ -21,7 +21,7 @@ from pipeline.restorers.protocol import HoldsFrozen, Renoising, Restorer, Rollou
 from pipeline.reward.loss import preference_loss
 from pipeline.reward.model import FaceRewardModel
 from pipeline.runtime import torch_rng
-from pipeline.training import Images, adamw, batch_indices, warmup_cosine
+from pipeline.training import Images, adamw, drawn_rows, warmup_cosine
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -101,11 +101,9 @@ class ReFL:
         Processes take turns, so two of them draw what one with twice the accumulation draws.
         """
         params, rng = self.params, torch_rng(self.seed, "refl", index, 0)
-        rows = batch_indices(len(self.images.ids), params.batch_size, index, self.seed, "refl")
-        mirrored = (torch.rand(len(rows), generator=rng) < 0.5).tolist()
-        empty = (torch.rand(len(rows), generator=rng) < params.prompt_dropout).tolist()
+        given = (self.images, params.batch_size, index, params.prompt_dropout, rng)
+        rows, mirrored, prompts = drawn_rows(*given, self.seed, "refl")
         captions = [self.images.captions[row] for row in rows]
-        prompts = ["" if none else caption for caption, none in zip(captions, empty, strict=True)]
         hq, lq = (side.to(self.accelerator.device) for side in self.images.pick(rows, mirrored))
         return MicroBatch(list(zip(rows, mirrored, strict=True)), hq, lq, captions, prompts, rng)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from pipeline.evaluation.summary import SEED
 from pipeline.refl.params import VARIANTS
 from pipeline.report import charts
 from pipeline.report.text import (
@@ -43,7 +43,6 @@ COMPARISON_ORDER = (
 VARIANT_ORDER = ("base", "more_base", "no_reward", "structure", "reward", "static")
 FULL = "refl"  # the name of variant `full` in metrics/benchmark.json
 PARTS = {"S": "structure", "R": "reward", "K": "keeping to the base (regulariser)", "D": "dynamic FRM"}
-_SEED = re.compile(r"_seed[1-9]\d*$")
 
 
 def columns(benchmark: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -82,7 +81,7 @@ def about(column: Mapping[str, Any], labels: str) -> str:
 
 def variants(benchmark: Mapping[str, Any], dataset: str, restorer: str) -> list[str]:
     """A restorer's variants in a fixed order: base, controls, ablations, full. Repeats by seed have their own table."""
-    names = [name for name in benchmark["scores"][dataset][restorer] if not _SEED.search(name)]
+    names = [name for name in benchmark["scores"][dataset][restorer] if not SEED.fullmatch(name)]
     return sorted(names, key=variant_rank)
 
 
@@ -150,7 +149,7 @@ def comparisons(benchmark: Mapping[str, Any], dataset: str, scores: pd.DataFrame
     found = []
     faces = by_face(scores)
     compared = benchmark["comparisons"][dataset]
-    names = dict.fromkeys(name for entries in compared.values() for name in entries if not _SEED.search(name))
+    names = dict.fromkeys(name for entries in compared.values() for name in entries if not SEED.fullmatch(name))
     for name in sorted(names, key=_comparison_rank):
         for restorer, metrics in ((one, entries[name]) for one, entries in compared.items() if name in entries):
             model, baseline = _models(restorer, name)
