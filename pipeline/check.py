@@ -28,10 +28,10 @@ from pipeline.refl.params import MORE_BASE, ReflParams, parse_variant, rollout_p
 from pipeline.report.params import ReportParams
 from pipeline.restorers.candidates import RestoreParams
 from pipeline.restorers.denoiser import new_denoiser
-from pipeline.restorers.diffbir import DiffBIR, new_controlnet
+from pipeline.restorers.diffbir import new_controlnet
 from pipeline.restorers.external import External
 from pipeline.restorers.gfpgan import GFPGAN, require_official
-from pipeline.restorers.load import KINDS
+from pipeline.restorers.load import KINDS, SAMPLERS
 from pipeline.reward.learning import LearningParams
 from pipeline.reward.model import check_official
 from pipeline.reward.params import FrmParams, RewardParams
@@ -167,7 +167,7 @@ def _late_problems() -> list[str]:
         refl = load(f"refl.{name}", ReflParams)
         if MORE_BASE in value("refl.variants") and refl.patience:
             problems.append(f"refl.{name}.patience: {MORE_BASE} spends the compute of all steps; set it to null")
-        if problem := rollout_problem(name, name == DiffBIR.kind, refl.rollout):
+        if problem := rollout_problem(name, name in SAMPLERS, refl.rollout):
             problems.append(problem)
         if name == GFPGAN.kind and refl.normalise:
             problems.append(f"refl.{name}.normalise: {name} has no timestep to normalise by; set it to false")

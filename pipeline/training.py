@@ -183,7 +183,7 @@ class Checkpoint:
             thing.load_state_dict(copy.deepcopy(state) if isinstance(thing, torch.optim.Optimizer) else state)
         if os.environ.get("RANK", "0") == "0":
             print(f"goes on from {self.path}")
-        return content["plain"]
+        return copy.deepcopy(content["plain"])  # a reward's best weights are among it
 
 
 def count_flops(work: Callable[[], object]) -> int:

@@ -164,6 +164,7 @@ def test_no_metric_reward_or_likeness_is_computed_by_tf32(project: Path, monkeyp
 
     monkeypatch.setitem(compute.BLIND, "noise", spied("metric", compute.BLIND["noise"]))
     reward = tiny.frm()
+    monkeypatch.setattr(reward, "_encode_text", spied("caption", reward._encode_text))
     monkeypatch.setattr(reward, "forward", spied("reward", reward.forward))
     likeness = Likeness(faces, torch.device("cpu"), 2)
     monkeypatch.setattr(likeness.perceptual, "forward", spied("likeness", likeness.perceptual.forward))
@@ -175,11 +176,12 @@ def test_no_metric_reward_or_likeness_is_computed_by_tf32(project: Path, monkeyp
         for kind in kinds:
             kind.allow_tf32 = True
         compute.score(["noise"], faces)
+        reward.text_features(["asked in training"])
         reward.score(faces, ["", ""])
         likeness(faces)
         monkeypatch.setattr(runtime, "device", lambda: torch.device("cuda"))
         embeddings.embed("arcface", faces)
-    assert sorted(seen) == ["likeness", "metric", "reward", "vectors"]
+    assert sorted(seen) == ["caption", "likeness", "metric", "reward", "vectors"]
     assert all(flags == [False, False] for flags in seen.values())
 
 

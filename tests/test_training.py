@@ -52,6 +52,27 @@ def test_what_a_kill_left_of_a_checkpoint_is_removed(tmp_path: Path, capsys: pyt
     assert capsys.readouterr().out == f"goes on from {path}\n"
 
 
+def test_what_was_loaded_does_not_hang_on_the_file(tmp_path: Path) -> None:
+    def made() -> tuple[nn.Linear, torch.optim.AdamW]:
+        layer = nn.Linear(64, 64)
+        return layer, torch.optim.AdamW(layer.parameters())
+
+    layer, optimizer = made()
+    layer(torch.ones(1, 64)).sum().backward()
+    optimizer.step()
+    path, best = tmp_path / "x.pt", {"weight": torch.arange(4096.0)}
+    Checkpoint(path, {"layer": layer, "optimizer": optimizer}).save(best=best)
+    again, restored = made()
+    plain = Checkpoint(path, {"layer": again, "optimizer": restored}).load()
+    path.write_bytes(bytes(path.stat().st_size))
+    assert plain is not None
+    assert torch.equal(plain["best"]["weight"], best["weight"])
+    assert torch.equal(again.weight, layer.weight)
+    moments = [one.state[one.param_groups[0]["params"][0]]["exp_avg"] for one in (optimizer, restored)]
+    assert torch.equal(*moments)
+    assert moments[0].abs().max() > 0
+
+
 def test_one_of_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     require_one_process("base")
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -27,7 +27,7 @@ _REMEDY = (
 class LabelsParams(Params):
     """The `labels` group."""
 
-    source: Literal["simulated", "human", "both"]  # both: people's votes replace simulated ones pair by pair
+    source: Literal["simulated", "human", "both"]  # both: see `combine`
     prior_votes: float = Field(gt=0)  # undecided votes added to every pair: one vote alone is not certainty
     votes: VotesParams
     regions: Regions

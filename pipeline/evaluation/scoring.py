@@ -327,6 +327,8 @@ def provenance(names: Sequence[str], rewards: Mapping[str, Reward]) -> dict[str,
     """
     weights: dict[str, Any] = {name: found for name in names if (found := weight_hashes(name, rewards))}
     machine = {"cpu": cpu_model(), "threads": torch.get_num_threads(), "device": device_name()}
+    if device().type == "cuda":
+        machine["tf32"] = torch.backends.cuda.matmul.allow_tf32  # of restorations; scores never
     return {"weights": weights, "versions": versions(LIBRARIES + TRAINED_WITH), **machine}
 
 

@@ -47,7 +47,7 @@ FETCH = "run pyiqa's {} once on a machine with network and copy the files from i
 REGIONAL = {f"sharpness_{region}": region for region in regions.REGIONS}
 # on the CPU's processes, whatever the device
 DLIB = frozenset({*REGIONAL, *(name for name, (embedder, _) in COMPARED.items() if not EMBEDDERS[embedder].on_gpu)})
-SLICE = 8  # images of a chunk that ST-LPIPS compares at once: VGG's features of one take 130 MB at 512 px
+SLICE = 8  # images of a chunk that a network sees at once: VGG's features of one take 130 MB at 512 px
 Row = tuple[Pixels, Pixels | None, Pixels | None]  # image, reference, LQ
 
 
@@ -224,8 +224,7 @@ class _Batch:
             faces = EMBEDDERS[embedder].embed(self._images, self._device)
             return compared(faces, self._known_faces(EMBEDDERS[embedder])[self._which]).tolist()
         elif name.startswith("stlpips_"):
-            model, starts = _perceptual(name, self._device), range(0, len(self._images), SLICE)
-            found = torch.cat([self._distance(model, slice(start, start + SLICE)) for start in starts])
+            found = self._in_slices(partial(self._distance, _perceptual(name, self._device)))
         elif name in BLIND:
             found = BLIND[name](self.tensor)
         elif name in PAIRED:
@@ -234,8 +233,17 @@ class _Batch:
             found = _niqe(self.tensor)
         else:
             model, _ = stored.pyiqa_model(str(metric.pyiqa), metric.options, self._device)
-            found = model(self.tensor) if metric.needs == "blind" else model(self.tensor, self._other(metric))
+            inputs = [self.tensor] if metric.needs == "blind" else [self.tensor, self._other(metric)]
+            if metric.weights or name.startswith(PYIQA):  # a network, or it may be one
+                found = self._in_slices(lambda rows: model(*(one[rows] for one in inputs)))
+            else:
+                found = model(*inputs)
         return found.double().flatten().tolist()
+
+    def _in_slices(self, work: Callable[[slice], Tensor]) -> Tensor:
+        """`work` of SLICE rows after the other [N]."""
+        starts = range(0, len(self._images), SLICE)
+        return torch.cat([work(slice(start, start + SLICE)).flatten() for start in starts])
 
     def _distance(self, model: PerceptualDistance, rows: slice) -> Tensor:
         """ST-LPIPS [n] of some rows to their references."""

@@ -84,9 +84,11 @@ class ReFL:
         kind = accelerator.device.type
         self.autocast = partial(torch.autocast, kind, DTYPES[params.precision], enabled=params.precision != "fp32")
         self.scaler = torch.amp.GradScaler(kind, enabled=params.precision == "fp16")
-        if problem := rollout_problem(restorer.kind, isinstance(restorer, Renoising), params.rollout):
+        if problem := rollout_problem(restorer.kind, restorer.samples, params.rollout):
             raise UserError(problem)
         rollout = params.sampling
+        if rollout.renoise > 1 and not isinstance(restorer, Renoising):
+            raise UserError(f"refl.{restorer.kind}.rollout.renoise: {restorer.kind} has no such thing; set it to 1")
         self.rollout = RolloutSettings(rollout.steps, rollout.gradient_window, rollout.eta)
 
     def rate(self, step: int) -> float:

@@ -70,6 +70,7 @@ class DiffBIR(nn.Module):
     """
 
     kind = "diffbir"
+    samples = True
 
     def __init__(
         self, denoiser: Denoiser, controlnet: ControlNetModel, native_size: int, steps: int, eta: float, source: Path,

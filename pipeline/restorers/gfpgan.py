@@ -48,6 +48,7 @@ class GFPGAN(nn.Module):
     """U-Net `encoder` and StyleGAN2 `decoder`; the decoder's noise is given, never drawn from global state."""
 
     kind = "gfpgan"
+    samples = False
 
     def __init__(self, size: Size) -> None:
         """Random weights; seed torch before the call."""

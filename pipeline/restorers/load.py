@@ -17,7 +17,9 @@ from pipeline.restorers.osediff import OSEDiff, load_osediff
 from pipeline.restorers.protocol import CONFIG
 
 BaseRestorer = DiffBIR | OSEDiff | GFPGAN
-KINDS = (DiffBIR.kind, OSEDiff.kind, GFPGAN.kind)
+CLASSES = (DiffBIR, OSEDiff, GFPGAN)
+KINDS = tuple(one.kind for one in CLASSES)
+SAMPLERS = frozenset(one.kind for one in CLASSES if one.samples)
 
 
 def load(folder: Path, device: torch.device) -> BaseRestorer:

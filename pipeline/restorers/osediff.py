@@ -70,6 +70,7 @@ class OSEDiff(nn.Module):
     """LoRA adapters over a frozen denoiser, one step at `timestep` (official: 999)."""
 
     kind = "osediff"
+    samples = False
 
     def __init__(self, denoiser: Denoiser, native_size: int, timestep: int, rank: int, source: Path) -> None:
         super().__init__()

@@ -59,6 +59,7 @@ class Restorer(Restores, Protocol):
     """A blind face restorer that can be sampled, and trained through its last step."""
 
     kind: str  # its name in the params
+    samples: bool  # in several steps, from noise: `refl.*.rollout` says how
 
     def condition(self, lq: torch.Tensor) -> torch.Tensor:
         """The latents of the LQ that the network sees; they don't change during training, so they can be cached."""

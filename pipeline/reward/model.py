@@ -211,10 +211,13 @@ class FaceRewardModel(nn.Module):
         if state != self._cached_for or len(self._text_cache) + len(new) > _MAX_CACHED_CAPTIONS:
             self._text_cache, self._cached_for, new = {}, state, list(captions)
         if new:
-            # one by one, as a batch's size moves the last bits, and never in half precision: what is known already, and
+            # one by one, as a batch's size moves the last bits, and always in whole fp32: what is known already, and
             # who asked first, differ after a resume
             kind = self.device.type
-            with torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext():  # meta has none
+            exact = (
+                torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext()
+            )  # meta has none
+            with exact, whole_fp32():
                 self._text_cache.update((caption, self._encode_text([caption])[0]) for caption in dict.fromkeys(new))
         return self._text_cache
 

@@ -204,10 +204,17 @@ def test_the_second_click_of_two_judges_nothing(enter: Any, address: str, store:
     page.wait_for_function(READY, arg=first)
     saved(page)
     assert len(store.votes()) == 1
+    page.wait_for_selector("body.ready")
+    second = lease(page)
+    page.keyboard.press("Space")  # shows the input: no button has kept the focus
+    page.wait_for_timeout(200)
+    assert lease(page) == second
     page.click('[data-choice="left"]')
-    page.wait_for_timeout(50)
+    page.wait_for_function(READY, arg=second)
+    page.dblclick("#undo", delay=60)
+    page.wait_for_function(READY, arg=lease(page))
     saved(page)
-    assert len(store.votes()) == 2
+    assert [row["undone_by"] != "" for row in store.votes()] == [False, True], "one click of two took one back"
 
 
 def test_undo_with_nothing_to_take_back_leaves_the_pair_to_be_judged(enter: Any, address: str, store: Store) -> None:

@@ -372,3 +372,22 @@ def test_what_label_measured_anew_is_what_the_reward_is_compared_with(project: P
     # sharpness of the toy table is no real measurement: what was measured anew differs from it
     old = features.set_index("candidate_id").loc[judged["candidate_a"], "sharpness"].to_numpy()
     assert not np.allclose(known.features.loc[judged["features_a"], "sharpness"], old)
+
+
+def test_pictures_that_cannot_be_measured_get_no_answer_of_the_svm(project: Path) -> None:
+    pairs_stage.main()
+    plan = {"seed": 0, "pairs": 40, "random": 1.0, "gold": 0.0, "repeats": 0.0, "overlap": 0.0, "annotators": 1}
+    one = make_round(RoundPlan.model_validate(plan | {"evaluation": False}))
+    save_votes(vote_on(one.frame(), "a", round_id=one.round_id))
+    configure(source="both")
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["frm"]["heldout"]["annotators"] = ["ann"]  # so that nobody's vote labels what the SVM leaves out
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    features = tables.read_frame(tables.FEATURES, "data/features").assign(feature_set="newer", niqe=3.0)
+    tables.write(tables.FEATURES, "data/features", features.to_dict("records"))  # NIQE is from 192 px
+    label.main()
+    labels = tables.read_frame(tables.ANNOTATIONS, "data/annotations")
+    by_svm, asked = set(labels["pair_id"][labels["source"].eq("svm")]), set(one.frame()["pair_id"])
+    assert by_svm
+    assert not by_svm & asked
+    assert asked & set(labels["pair_id"]), "the main panel's labels stay"

@@ -19,7 +19,7 @@ from pipeline.refl.loop import Curve, train
 from pipeline.refl.params import VARIANTS
 from pipeline.refl.trainer import ReFL
 from pipeline.restorers.protocol import Restorer
-from pipeline.training import images_of
+from pipeline.training import Checkpoint, images_of
 from tests import tiny
 from tests.refl.recipe import in_double, params
 
@@ -39,6 +39,10 @@ class Ended:
     scale: float
 
 
+def _not_mine(*_: object, **__: object) -> None:
+    raise AssertionError("the first process alone writes checkpoints")
+
+
 def run(folder: Path, double: bool = False, **changes: object) -> Ended:
     """Train DiffBIR in `folder`, taking up what is there."""
     torch.set_num_threads(1)
@@ -49,6 +53,8 @@ def run(folder: Path, double: bool = False, **changes: object) -> Ended:
     trainer = ReFL(restorer, frm, params(**changes), VARIANTS["full"], images_of(tiny.dataset(size=64)), 0, accelerator)
     if double:
         in_double(trainer)
+    if not accelerator.is_main_process:
+        Checkpoint.save = _not_mine  # type: ignore[method-assign]
     folder.mkdir(parents=True, exist_ok=True)
     curve = train(trainer, watch if accelerator.is_main_process else None, folder, "tiny", Log([JsonLines(folder)]))
     weights = {f"restorer.{name}": p for name, p in trainer.restorer.trained().state_dict().items()}

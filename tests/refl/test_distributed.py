@@ -23,7 +23,7 @@ RECIPE: dict[str, object] = {
 }
 
 
-def launched(folder: Path, recipe: dict[str, object]) -> list[dict[str, torch.Tensor]]:
+def launched(folder: Path, recipe: dict[str, object], resumes: bool = False) -> list[dict[str, torch.Tensor]]:
     """What `run_tiny` in two processes leaves behind, by process."""
     # --multi_gpu: accelerate's launcher of several processes on one machine, which Accelerator(cpu=True) then takes off
     # the GPU; without it, and with --cpu, accelerate starts one process and waits for MPI to start the other
@@ -32,6 +32,7 @@ def launched(folder: Path, recipe: dict[str, object]) -> list[dict[str, torch.Te
     script = ["-m", "tests.refl.run_tiny", str(folder), json.dumps(recipe)]
     done = subprocess.run([*launch, *script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert ("goes on from" in done.stdout) == resumes
     return [torch.load(folder / f"weights-{process}.pt", weights_only=True) for process in (0, 1)]
 
 
@@ -39,7 +40,7 @@ def test_two_processes_go_on_from_their_checkpoint_bit_for_bit(tmp_path: Path) -
     recipe: dict[str, object] = {**RECIPE, "keep": "last"}
     whole = launched(tmp_path / "whole", recipe)
     launched(tmp_path / "stopped", recipe | {"steps": 3})  # the learning rate is constant, so this is the first part
-    resumed = launched(tmp_path / "stopped", recipe)
+    resumed = launched(tmp_path / "stopped", recipe, resumes=True)
     for before, after in zip(whole, resumed, strict=True):
         assert all(torch.equal(value, after[name]) for name, value in before.items())
 

@@ -192,7 +192,7 @@ async function show(progress) {
   stage.dataset.lease = pair.lease;
   stage.hidden = false;
   $("#message").hidden = true;
-  setVoting(true);
+  setVoting(!undoing);
   visibleSince = performance.now();
 }
 
@@ -416,14 +416,13 @@ window.addEventListener("blur", stopPeeking);
 
 document.querySelectorAll("[data-choice]").forEach((button) =>
   button.addEventListener("click", (event) => {
-    if (event.detail > 1) return; // the second click of two would judge the next pair unseen
-    vote(button.dataset.choice);
     button.blur(); // or Space would press it again
+    if (event.detail < 2) vote(button.dataset.choice); // the second click of two would judge the next pair unseen
   }),
 );
 $("#undo").addEventListener("click", (event) => {
-  undo();
   event.currentTarget.blur();
+  if (event.detail < 2) undo();
 });
 $("#guide").addEventListener("click", () => dialog.showModal());
 $("#sign-out").addEventListener("submit", (event) => {
