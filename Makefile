@@ -42,12 +42,14 @@ help:
 venv: $(VENV)/.installed
 
 # Torch first: basicsr's setup looks for it, and builds without isolation see this torch instead of fetching another.
+# OpenCV last: basicsr and others bring the one with windows, which needs libraries (libGL) that a server lacks.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 with venv on the PATH; set PYTHON=/path/to/python" >&2; exit 1; }
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) pip setuptools wheel
 	$(INSTALL) torch torchvision numpy cython
 	$(INSTALL) --no-build-isolation --editable '.[dev]'
+	$(INSTALL) --force-reinstall --no-deps opencv-python-headless
 	touch $@
 
 ifneq ($(words $(CURDIR)),1)
@@ -64,7 +66,7 @@ repro: venv
 else
 repro: profile
 	cd $(RUN) && python -m pipeline.cli check
-	@cd $(RUN) && if [ -f .faces.new ]; then dvc repro --force --single-item prepare && mv .faces.new .faces; fi
+	@cd $(RUN) && if [ -f .faces.new ]; then rm -f .faces; dvc repro --force --single-item prepare && mv .faces.new .faces; fi
 # the folder is no dependency that DVC hashes: another run's faces must not come out of the cache of runs
 	@cd $(RUN) && if [ -e faces ]; then dvc repro --no-run-cache --single-item prepare; fi
 	cd $(RUN) && dvc repro

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import requires
+from importlib.metadata import distribution, requires
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,16 @@ def test_bitsandbytes_counts_as_absent() -> None:
     """pyiqa's requirements bring it; imported, it costs every process two seconds and a warning."""
     code = "import pipeline; from importlib.util import find_spec; assert find_spec('bitsandbytes') is None"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_opencv_that_is_imported_is_the_one_without_windows() -> None:
+    """The other, which basicsr requires and installs over it, needs libGL: no server has that."""
+    import cv2
+
+    (library,) = (one for one in distribution("opencv-python-headless").files or () if one.match("cv2/cv2*.so"))
+    digest = hashlib.sha256((Path(cv2.__file__).parent / library.name).read_bytes()).digest()
+    assert library.hash is not None
+    assert base64.urlsafe_b64encode(digest).decode().rstrip("=") == library.hash.value
 
 
 def test_the_wheel_holds_every_module_template_and_script(tmp_path: Path) -> None:

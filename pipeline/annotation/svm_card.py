@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
+from matplotlib import rc_context, rcdefaults
 from matplotlib.figure import Figure
 
 from pipeline.annotation.svm import PairSVM
@@ -105,6 +106,12 @@ def calibration_plot(calibration: pd.DataFrame) -> bytes:
 
     `calibration` as `svm_report.calibration_curve` makes it.
     """
+    with rc_context():  # whatever the user's matplotlibrc says
+        rcdefaults()
+        return _reliability(calibration)
+
+
+def _reliability(calibration: pd.DataFrame) -> bytes:
     figure = Figure(figsize=(4, 4), dpi=120, layout="constrained")  # no pyplot: no global state, no display
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="perfectly calibrated")
