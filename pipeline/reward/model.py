@@ -213,11 +213,9 @@ class FaceRewardModel(nn.Module):
         if new:
             # one by one, as a batch's size moves the last bits, and always in whole fp32: what is known already, and
             # who asked first, differ after a resume
-            kind = self.device.type
-            exact = (
-                torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext()
-            )  # meta has none
-            with exact, whole_fp32():
+            kind = self.device.type  # meta has no autocast
+            plain = torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext()
+            with plain, whole_fp32():
                 self._text_cache.update((caption, self._encode_text([caption])[0]) for caption in dict.fromkeys(new))
         return self._text_cache
 

@@ -16,7 +16,7 @@ from pipeline import tables
 from pipeline.annotation.annotators import CRITERIA
 from pipeline.annotation.labels import HUMAN_VOTES
 from pipeline.annotation.remeasure import remeasure
-from pipeline.annotation.rounds import ROUNDS_FOLDER, RoundPlan, make_round
+from pipeline.annotation.rounds import ROUNDS_FOLDER, Round, RoundPlan, make_round
 from pipeline.annotation.shown import ROUND_FEATURES
 from pipeline.annotation.svm import PairSVM
 from pipeline.annotation.votes import export
@@ -352,12 +352,18 @@ def test_votes_teach_from_their_rounds_features(project: Path, capsys: pytest.Ca
     assert "fewer than" in error
 
 
-def test_what_label_measured_anew_is_what_the_reward_is_compared_with(project: Path) -> None:
+def judged_round() -> Round:
+    """A round of 40 random pairs that one person judged beside the simulated annotators."""
     pairs_stage.main()
     plan = {"seed": 0, "pairs": 40, "random": 1.0, "gold": 0.0, "repeats": 0.0, "overlap": 0.0, "annotators": 1}
     one = make_round(RoundPlan.model_validate(plan | {"evaluation": False}))
     save_votes(vote_on(one.frame(), "a", round_id=one.round_id))
     configure(source="both")
+    return one
+
+
+def test_what_label_measured_anew_is_what_the_reward_is_compared_with(project: Path) -> None:
+    one = judged_round()
     features = tables.read_frame(tables.FEATURES, "data/features")
     tables.write(tables.FEATURES, "data/features", features.assign(feature_set="newer").to_dict("records"))
     label.main()
@@ -375,11 +381,7 @@ def test_what_label_measured_anew_is_what_the_reward_is_compared_with(project: P
 
 
 def test_pictures_that_cannot_be_measured_get_no_answer_of_the_svm(project: Path) -> None:
-    pairs_stage.main()
-    plan = {"seed": 0, "pairs": 40, "random": 1.0, "gold": 0.0, "repeats": 0.0, "overlap": 0.0, "annotators": 1}
-    one = make_round(RoundPlan.model_validate(plan | {"evaluation": False}))
-    save_votes(vote_on(one.frame(), "a", round_id=one.round_id))
-    configure(source="both")
+    one = judged_round()
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["frm"]["heldout"]["annotators"] = ["ann"]  # so that nobody's vote labels what the SVM leaves out
     Path("params.yaml").write_text(yaml.safe_dump(params))
