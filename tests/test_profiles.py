@@ -1,4 +1,4 @@
-"""Every profile is a complete, valid alternative to params.yaml, and its run leaves the checkout clean."""
+"""Every profile is a complete, valid alternative to params.yaml; its run leaves the checkout clean; `make` works."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from PIL import Image
+from typer.testing import CliRunner
 
-from pipeline import params
+from pipeline import params, profiles
 from pipeline.check import MODELS, check
 from tests import closure
 
@@ -178,206 +179,356 @@ def test_a_profile_holds_every_group_and_each_is_read(profile: Path) -> None:
     assert {key.split(".")[0] for key in keys_read()} == params.GROUPS
 
 
-def make(clone: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`make` with the environment of these tests instead of a new one (`-o venv`)."""
-    command = ["make", "--old-file=venv", f"VENV={sys.prefix}", *arguments]
-    environment = {name: text for name, text in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    return subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=False)
-
-
 def git(clone: Path, *arguments: str) -> str:
     command = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org", *arguments]
     return subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Path:
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone, in which we are."""
     git(ROOT, "clone", "--quiet", str(ROOT), str(tmp_path / "clone"))
+    monkeypatch.chdir(tmp_path / "clone")
     return tmp_path / "clone"
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_faces_without_a_profile_and_a_path_with_a_space_are_refused(tmp_path: Path) -> None:
-    spaced = tmp_path / "my faces"
-    spaced.mkdir()
-    shutil.copy(ROOT / "Makefile", spaced)
-    for folder, argument, message in (
-        (ROOT, f"FACES={tmp_path}", "FACES and WEIGHTS need a PROFILE"),
-        (spaced, "help", "has a space in it"),
-    ):
-        done = subprocess.run(["make", "repro", argument], cwd=folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 2
-        assert message in done.stderr
-        assert len(done.stderr.splitlines()) == 1
+def refused(capsys: pytest.CaptureFixture[str], profile: str, **folders: str) -> str:
+    """The one line with which a run is not set up."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        profiles.profile(profile, **folders)
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(clone: Path, tmp_path: Path) -> None:
+def test_a_profile_runs_in_a_worktree_that_leaves_the_checkout_clean(
+    clone: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     run = clone / ".runs/omi-cpu"
-    faces = tmp_path / "my faces"
+    faces, weights = tmp_path / "my faces", tmp_path / "my weights"
     faces.mkdir()
-    weights = tmp_path / "my weights"
     weights.mkdir()
-    done = make(clone, "profile", "PROFILE=omi-cpu", f"FACES={faces}", f"WEIGHTS={weights}")
-    assert done.returncode == 0, done.stderr
+    profiles.profile("omi-cpu", faces=str(faces), weights=str(weights))
     assert git(clone, "status", "--porcelain") == ""
     assert (run / "params.yaml").read_bytes() == (clone / "profiles/omi-cpu.yaml").read_bytes()
     assert (run / "faces").resolve() == faces.resolve()
     assert (run / "weights").resolve() == weights.resolve()
+    assert (run / "pipeline/params.py").is_file()
     assert not (run / "dvc.lock").exists()  # the default profile's results are not this run's
+    assert not (run / "metrics").exists()
     cache = [
-        subprocess.run([f"{sys.prefix}/bin/dvc", "cache", "dir"], cwd=at, capture_output=True, text=True).stdout
+        subprocess.run([*profiles.DVC, "cache", "dir"], cwd=at, capture_output=True, text=True).stdout.strip()
         for at in (clone, run)
     ]
-    assert Path(cache[0].strip()).resolve() == Path(cache[1].strip()).resolve()
-
-    # other faces than those prepared last: told by path, names, sizes and times of the files
-    (run / ".faces.new").rename(run / ".faces")  # what `make repro` does once they are prepared
-    assert make(clone, "profile", "PROFILE=omi-cpu", f"FACES={faces}").returncode == 0
-    assert not (run / ".faces.new").exists()
-    (tmp_path / "a picture").write_bytes(b"a picture")
-    (faces / "linked.png").symlink_to(tmp_path / "a picture")
-    assert make(clone, "profile", "PROFILE=omi-cpu", f"FACES={faces}").returncode == 0
-    assert (run / ".faces.new").exists()
-    (run / ".faces.new").rename(run / ".faces")
-    (faces / "another.png").write_bytes(b"a picture")
-    assert make(clone, "profile", "PROFILE=omi-cpu").returncode == 0  # through the link that is there
-    assert (run / ".faces.new").exists()
+    assert Path(cache[0]).resolve() == Path(cache[1]).resolve()
     # other weights are said, for no stage watches them
-    again = ("profile", "PROFILE=omi-cpu", f"WEIGHTS={weights}")
-    done = make(clone, *again)
-    assert done.returncode == 0
-    assert "note: the files of WEIGHTS" not in done.stdout
+    capfd.readouterr()
+    profiles.profile("omi-cpu", weights=str(weights))
+    assert "note: the files of WEIGHTS" not in capfd.readouterr().out
     (weights / "model.pth").write_bytes(b"newer")
     for _ in range(2):  # until it was taken in
-        done = make(clone, *again)
-        assert done.returncode == 0
-        assert "note: the files of WEIGHTS are others than those taken in" in done.stdout
+        profiles.profile("omi-cpu", weights=str(weights))
+        assert "note: the files of WEIGHTS are others than those taken in" in capfd.readouterr().out
+    elsewhere = tmp_path / "other faces"
+    elsewhere.mkdir()
+    profiles.profile("omi-cpu", faces=str(elsewhere))
+    assert (run / "faces").resolve() == elsewhere.resolve()
 
-    # a later call: new code, the run's own results kept
+
+def test_a_run_moves_to_new_code_with_its_own_results_and_votes(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = clone / ".runs/omi-cpu"
+    profiles.profile("omi-cpu")
     (run / "dvc.lock").write_text("its own\n")
-    (run / "metrics").mkdir(exist_ok=True)
+    (run / "metrics").mkdir()
     (run / "metrics/mine.json").write_text("{}\n")
-    (run / "annotations/human.parquet").write_bytes(b"votes exported in the run")
+    votes = run / "annotations/human.parquet"
+    votes.write_bytes(b"votes exported in the run")
     batch = clone / "annotations/rounds/0001-abc"
     batch.mkdir(parents=True)
     (batch / "round.json").write_text("{}\n")
-    subprocess.run([f"{sys.prefix}/bin/dvc", "add", "-q", str(batch)], cwd=clone, check=True)
+    subprocess.run([*profiles.DVC, "add", "-q", str(batch)], cwd=clone, check=True)
     git(clone, "add", "annotations")
     (clone / "pipeline/params.py").write_text((clone / "pipeline/params.py").read_text() + "# newer\n")
     git(clone, "commit", "-qam", "newer")
-    done = make(clone, "profile", "PROFILE=omi-cpu")
-    assert done.returncode == 0, done.stderr
-    assert git(run, "rev-parse", "HEAD") == git(clone, "rev-parse", "HEAD")
-    assert (run / "pipeline/params.py").read_text().endswith("# newer\n")
-    assert (run / "dvc.lock").read_text() == "its own\n"
-    assert [path.name for path in (run / "metrics").iterdir()] == ["mine.json"]
-    assert (run / "annotations/human.parquet").read_bytes() == b"votes exported in the run"
+
+    def moved() -> None:
+        assert git(run, "rev-parse", "HEAD") == git(clone, "rev-parse", "HEAD")
+        assert (run / "pipeline/params.py").read_text().endswith("# newer\n")
+        assert (run / "dvc.lock").read_text() == "its own\n"
+        assert [path.name for path in (run / "metrics").iterdir()] == ["mine.json"]
+        assert votes.read_bytes() == b"votes exported in the run"
+        assert not list(run.glob(".kept*"))
+
+    # killed where it hurts most: the checkout's files are there, the run's own not yet back
+    copytree = shutil.copytree
+
+    def killed(source: Path, target: Path, **options: bool) -> None:
+        if source.name == ".kept":
+            raise KeyboardInterrupt
+        copytree(source, target, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copytree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            profiles.profile("omi-cpu")
+    assert votes.read_bytes() != b"votes exported in the run"
+    for _ in range(2):
+        profiles.profile("omi-cpu")
+        moved()
     assert (run / "annotations/rounds/0001-abc/round.json").read_text() == "{}\n"  # the run can learn from its votes
     assert git(clone, "status", "--porcelain") == ""
-
-    # a call that was stopped halfway: what it had put aside comes back
-    subprocess.run(["tar", "-cf", ".kept.tar", "dvc.lock", "metrics", "annotations/human.parquet"], cwd=run, check=True)
-    (run / "dvc.lock").write_text("the checkout's\n")
-    (run / "annotations/human.parquet").write_bytes(b"the checkout's")
-    assert make(clone, "profile", "PROFILE=omi-cpu").returncode == 0
-    assert (run / "dvc.lock").read_text() == "its own\n"
-    assert (run / "annotations/human.parquet").read_bytes() == b"votes exported in the run"
-    assert not (run / ".kept.tar").exists()
 
     # edits that somebody made in the worktree are not overwritten
     for name in ("params.yaml", "pipeline/params.py"):
         before = (run / name).read_text()
         (run / name).write_text(before + "# mine\n")
-        done = make(clone, "profile", "PROFILE=omi-cpu")
-        assert done.returncode != 0
-        assert f"error: edits in .runs/omi-cpu would be lost: {name} " in done.stderr
+        assert refused(capsys, "omi-cpu").startswith(f"edits in .runs/omi-cpu would be lost: {name} ")
         assert (run / name).read_text() == before + "# mine\n"
         (run / name).unlink()  # as the message asks
-        assert make(clone, "profile", "PROFILE=omi-cpu").returncode == 0
+        profiles.profile("omi-cpu")
         assert (run / name).read_text() == before
 
     # commits that somebody made in the worktree are not left behind
     git(run, "commit", "-qam", "votes")
-    done = make(clone, "profile", "PROFILE=omi-cpu")
-    assert done.returncode != 0
-    assert "error: .runs/omi-cpu has commits that no branch holds" in done.stderr
+    assert refused(capsys, "omi-cpu").startswith(".runs/omi-cpu has commits that no branch holds")
     git(clone, "branch", "from-omi-cpu", git(run, "rev-parse", "HEAD"))
-    assert make(clone, "profile", "PROFILE=omi-cpu").returncode == 0
-    assert (run / "annotations/human.parquet").read_bytes() == b"votes exported in the run"  # committed there, and kept
+    profiles.profile("omi-cpu")
+    assert votes.read_bytes() == b"votes exported in the run"  # committed there, and kept
     git(clone, "commit", "--quiet", "--amend", "-m", "the checkout's own history may change")
-    assert make(clone, "profile", "PROFILE=omi-cpu").returncode == 0
+    profiles.profile("omi-cpu")
+
+    # votes that the checkout has got since are neither overwritten nor ignored
+    (clone / "annotations/human.parquet").write_bytes(b"other votes")
+    git(clone, "commit", "-qam", "other votes")
+    said = refused(capsys, "omi-cpu")
+    assert said.startswith("annotations/human.parquet: the checkout has committed other votes than those exported in")
+    assert votes.read_bytes() == b"votes exported in the run"
+    votes.unlink()  # as the message says
+    profiles.profile("omi-cpu")
+    assert votes.read_bytes() == b"other votes"
+    votes.write_bytes(b"newer votes")
+    (clone / "annotations/human.parquet").write_bytes(b"newer votes")  # the other way that it names
+    git(clone, "commit", "-qam", "the run's votes")
+    profiles.profile("omi-cpu")
+    assert votes.read_bytes() == b"newer votes"
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_a_set_up_that_was_killed_before_its_first_checkout_starts_again(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(profiles, "_move", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            profiles.profile("omi-cpu")
+    assert (clone / ".runs/omi-cpu").exists()
+    profiles.profile("omi-cpu")
+    assert (clone / ".runs/omi-cpu/dvc.yaml").is_file()
+    assert not (clone / ".runs/omi-cpu/dvc.lock").exists()
+
+
+def test_one_make_at_a_time_has_a_run(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with profiles.alone("omi-cpu"):
+        assert refused(capsys, "omi-cpu").startswith(".runs/omi-cpu is in use by another `make`")
+        with profiles.alone("ci"):
+            pass
+    with profiles.alone("omi-cpu"):
+        pass
+
+
+def test_faces_are_prepared_anew_when_their_folder_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a checkout or a run; told by where the folder lies, and by names, sizes and times of its files."""
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+    fails = False
+
+    def run(command: list[str], root: Path) -> None:
+        asked.append(" ".join(command[3:]))
+        if fails:
+            raise SystemExit(1)
+
+    monkeypatch.setattr(profiles, "_run", run)
+    sample = (ROOT / "params.yaml").read_text()
+    Path("params.yaml").write_text(sample)
+    check, forced = "check", "repro --force --single-item prepare"
+    again = "repro --no-run-cache --single-item prepare"
+
+    def commands(*stages: str) -> list[str]:
+        asked.clear()
+        profiles.reproduce(Path(), stages)
+        return list(asked)
+
+    assert commands() == [check, "repro"]  # the sample generator reads no folder
+    Path("params.yaml").write_text(
+        sample.replace("source: sample", "source: folder").replace("folder: null", "folder: mine")
+    )
+    (tmp_path / "there").mkdir()
+    Path("mine").symlink_to(tmp_path / "there")
+    Path("mine").unlink()
+    assert commands() == [check, "repro"]  # all of it pulled: no stage needs the folder; prepare says what is missing
+    Path("mine").symlink_to(tmp_path / "there")
+    assert commands("frm", "gan") == [check, forced, "repro frm gan"]
+    assert commands() == [check, again, "repro"]
+    (tmp_path / "a picture").write_bytes(b"a picture")
+    (tmp_path / "there/linked.png").symlink_to(tmp_path / "a picture")
+    fails = True  # nothing is taken in
+    with pytest.raises(SystemExit):
+        commands()
+    fails = False
+    for change in (
+        lambda: None,
+        lambda: (tmp_path / "a picture").write_bytes(b"a larger picture"),
+        lambda: (tmp_path / "there/another.png").write_bytes(b"a picture"),
+        lambda: os.utime(tmp_path / "there/another.png", ns=(1, 1)),
+        lambda: (tmp_path / "there/another.png").unlink(),
+        lambda: (tmp_path / "there").rename(tmp_path / "elsewhere"),
+    ):
+        change()
+        if not Path("mine").exists():
+            Path("mine").unlink()
+            Path("mine").symlink_to(tmp_path / "elsewhere")
+        assert commands() == [check, forced, "repro"]
+        assert commands() == [check, again, "repro"]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "variants", "restorers"),
-    [
-        ([], "structure reward static full no_reward more_base", "diffbir osediff gfpgan"),
-        (["VARIANTS=full full_seed1", "RESTORERS=osediff gfpgan"], "full full_seed1", "osediff gfpgan"),
-    ],
+    ("variants", "restorers"), [("structure full more_base", ""), ("full full_seed1", "osediff gfpgan")]
 )
 def test_the_ablation_is_params_yaml_with_other_variants(
-    clone: Path, tmp_path: Path, arguments: list[str], variants: str, restorers: str
+    clone: Path, monkeypatch: pytest.MonkeyPatch, variants: str, restorers: str
 ) -> None:
-    """With a dvc that only writes down what it is asked."""
-    (tmp_path / "bin").mkdir()
-    dvc = tmp_path / "bin/dvc"
-    dvc.write_text(f'#!/bin/sh\necho "$PWD: $*" >> {tmp_path}/asked\n')
-    dvc.chmod(0o755)
+    reproduced: list[Path] = []
+    monkeypatch.setattr(profiles, "reproduce", lambda run, stages: reproduced.append(run))
     (clone / "params.yaml").write_text((clone / "params.yaml").read_text().replace("seed: 0\n", "seed: 7\n", 1))
     before = git(clone, "status", "--porcelain")
-    done = make(clone, f"VENV={tmp_path}", "ablation", *arguments)
-    assert done.returncode == 0, done.stderr
+    profiles.ablation(variants, restorers)
     assert git(clone, "status", "--porcelain") == before
-    assert (tmp_path / "asked").read_text().splitlines()[-1] == f"{clone}/.runs/ablation: repro"
+    assert reproduced == [Path(".runs/ablation")]
     content, own = params.read(clone / ".runs/ablation/params.yaml"), params.read(clone / "params.yaml")
     for name, wanted in (("variants", variants), ("restorers", restorers)):
-        assert content["refl"].pop(name) == wanted.split()
+        assert content["refl"].pop(name) == (wanted.split() or own["refl"][name])
         del own["refl"][name]
     assert content == own
     assert content["seed"] == 7
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_a_folder_that_is_no_worktree_is_left_alone_and_so_is_the_checkout(clone: Path) -> None:
+def test_a_folder_that_is_no_worktree_is_left_alone_and_so_is_the_checkout(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (clone / ".runs/ci").mkdir(parents=True)
     (clone / "README.md").write_text("an edit of mine")
-    done = make(clone, "profile", "PROFILE=ci")
-    assert done.returncode != 0
-    assert done.stderr.startswith("error: .runs/ci is no git worktree of this checkout")
+    assert refused(capsys, "ci").startswith(".runs/ci is no git worktree of this checkout")
     assert (clone / "README.md").read_text() == "an edit of mine"
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("profile", "folders", "said"),
     [
-        (["PROFILE=nope"], "error: profiles/nope.yaml is missing; there are: ci.yaml"),
-        (["PROFILE=ci", "FACES=/no/such/folder"], "error: FACES=/no/such/folder is no folder"),
-        (["PROFILE=ci", "FACES=/"], "error: FACES is given, but profiles/ci.yaml takes its faces from elsewhere"),
-        (["PROFILE=ci", "WEIGHTS=/no/such/folder"], "error: WEIGHTS=/no/such/folder is no folder"),
+        ("nope", {}, "profiles/nope.yaml is missing; there are: ci.yaml"),
+        ("ci", {"faces": "/no/such/folder"}, "FACES=/no/such/folder is no folder"),
+        ("ci", {"faces": "/"}, "FACES is given, but profiles/ci.yaml takes its faces from elsewhere"),
+        ("ci", {"weights": "/no/such/folder"}, "WEIGHTS=/no/such/folder is no folder"),
     ],
 )
-def test_a_wrong_profile_or_folder_is_one_clear_line(clone: Path, arguments: list[str], said: str) -> None:
-    done = make(clone, "profile", *arguments)
-    assert done.returncode != 0
-    assert done.stderr.splitlines()[0].startswith(said)
+def test_a_wrong_profile_or_folder_is_one_clear_line(
+    clone: Path, capsys: pytest.CaptureFixture[str], profile: str, folders: dict[str, str], said: str
+) -> None:
+    assert refused(capsys, profile, **folders).startswith(said)
+    assert not (clone / f".runs/{profile}").exists()
+
+
+def test_a_broken_profile_is_said_and_not_that_its_faces_lie_elsewhere(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = clone / "profiles/omi-cpu.yaml"
+    broken.write_text(broken.read_text().replace("  count: 2000", "  counts: 2000"))
+    said = refused(capsys, "omi-cpu", faces="/")
+    assert said.startswith("profiles/omi-cpu.yaml: faces.count")
+    assert "counts" in said
+
+
+def make(at: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`make` with a Python and a dvc that only write down what they are asked, and no new environment (`-o venv`)."""
+    (at / "bin").mkdir(exist_ok=True)
+    for name in ("python", "dvc"):
+        (at / "bin" / name).write_text(f'#!/bin/sh\nfor one in "$@"; do echo "$one"; done > {at}/asked\n')
+        (at / "bin" / name).chmod(0o755)
+    command = ["make", "--old-file=venv", f"VENV={at}", *arguments]
+    environment = {name: text for name, text in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(command, cwd=at, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_a_broken_profile_is_said_and_not_that_its_faces_lie_elsewhere(clone: Path, tmp_path: Path) -> None:
-    profile = clone / "profiles/omi-cpu.yaml"
-    profile.write_text(profile.read_text().replace("  count: 2000", "  counts: 2000"))
-    done = make(clone, "profile", "PROFILE=omi-cpu", f"FACES={tmp_path}")
-    assert done.returncode != 0
-    assert done.stderr.startswith("error: params.yaml: faces.")
-    assert "counts" in done.stderr.splitlines()[0]
-    assert "elsewhere" not in done.stderr
+def test_make_hands_over_what_it_is_given(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    losses = "structure reward static full no_reward more_base"
+    for arguments, asked in (
+        (["repro"], ["repro", "--profile", "", "--faces", "", "--weights", ""]),
+        (
+            ["repro", "PROFILE=paper", "FACES=/my faces", "WEIGHTS=/w", "STAGES=frm gan"],
+            ["repro", "frm", "gan", "--profile", "paper", "--faces", "/my faces", "--weights", "/w"],
+        ),
+        (["profile", "PROFILE=omi"], ["profile", "--profile", "omi", "--faces", "", "--weights", ""]),
+        (["ablation"], ["ablation", losses, "--restorers", ""]),
+        (["ablation", "VARIANTS=full", "RESTORERS=a b"], ["ablation", "full", "--restorers", "a b"]),
+    ):
+        done = make(tmp_path, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "asked").read_text().split("\n")[:-1] == ["-m", "pipeline.profiles", *asked]
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_an_ablation_of_a_profile_is_refused(clone: Path) -> None:
-    done = make(clone, "ablation", "PROFILE=omi-cpu")
-    assert done.returncode != 0
-    assert done.stderr.startswith("error: make ablation is of params.yaml alone")
+def test_make_refuses_what_can_not_work(tmp_path: Path) -> None:
+    spaced = tmp_path / "my faces"
+    spaced.mkdir()
+    for folder in (spaced, tmp_path):
+        shutil.copy(ROOT / "Makefile", folder)
+    for folder, arguments, message in (
+        (tmp_path, ["repro", f"FACES={tmp_path}"], "FACES and WEIGHTS need a PROFILE"),
+        (spaced, ["help"], "has a space in it"),
+        (tmp_path, ["ablation", "PROFILE=omi-cpu"], "error: make ablation is of params.yaml alone"),
+    ):
+        done = make(folder, *arguments)
+        assert done.returncode == 2
+        assert message in done.stderr.splitlines()[0]
+        assert not (tmp_path / "asked").exists()
+
+
+def test_the_commands_take_what_make_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: list[tuple[object, ...]] = []
+    monkeypatch.setattr(profiles, "set_up", lambda *given: seen.append(given))
+    monkeypatch.setattr(profiles, "reproduce", lambda *given: seen.append(given))
+    Path("params.yaml").write_text((ROOT / "params.yaml").read_text())
+    run = CliRunner().invoke
+    for arguments, calls in (
+        (["repro", "--profile", "", "--faces", "", "--weights", ""], [(Path(), [])]),
+        (
+            ["repro", "frm", "gan", "--profile", "paper", "--faces", "/my faces", "--weights", "/w"],
+            [
+                (Path(".runs/paper"), Path("profiles/paper.yaml"), "/my faces", "/w"),
+                (Path(".runs/paper"), ["frm", "gan"]),
+            ],
+        ),
+        (
+            ["profile", "--profile", "omi", "--faces", "", "--weights", ""],
+            [(Path(".runs/omi"), Path("profiles/omi.yaml"), "", "")],
+        ),
+        (
+            ["ablation", "full", "--restorers", ""],
+            [(Path(".runs/ablation"), Path(".runs/ablation.yaml")), (Path(".runs/ablation"), [])],
+        ),
+    ):
+        seen.clear()
+        assert run(profiles.app, arguments).exit_code == 0
+        assert seen == calls
+
+
+def test_a_command_that_fails_ends_the_call_with_its_exit_code(tmp_path: Path) -> None:
+    profiles._run(["true"], tmp_path)
+    with pytest.raises(typer.Exit) as ended:
+        profiles._run(["sh", "-c", "exit 7"], tmp_path)
+    assert ended.value.exit_code == 7

@@ -14,6 +14,7 @@ from pipeline.faces.detection import alignment, frontal_score, load_detector, wa
 from pipeline.faces.params import FacesParams
 from pipeline.faces.records import Face, Reject, short_id
 from pipeline.images import SUFFIXES, Pixels, decode, resize
+from pipeline.listing import files
 from pipeline.parallel import parallel_map
 from pipeline.params import UserError, printable
 
@@ -116,25 +117,8 @@ def folder_faces(params: FacesParams, image_size: int) -> tuple[list[Face], list
 
 
 def image_names(folder: Path) -> list[str]:
-    """Paths of the folder's images relative to it, sorted, through links too; hidden files are left alone.
-
-    Raises UserError for a folder that can't be listed: its images would be missing without a word.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename}: can't be listed ({error.strerror}); allow reading it, or move it away")
-
-    names, entered = [], set()
-    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        real = os.path.realpath(place)
-        if real in entered:  # a link to a folder that was read, its own parent even
-            folders.clear()
-            continue
-        entered.add(real)
-        folders[:] = sorted(one for one in folders if not one.startswith("."))
-        here = Path(place).relative_to(folder)
-        names += [(here / file).as_posix() for file in files if not file.startswith(".")]
-    return sorted(name for name in names if Path(name).suffix.lower() in SUFFIXES)
+    """Paths of the folder's images relative to it, as `listing.files` finds them."""
+    return [name for name in files(folder) if Path(name).suffix.lower() in SUFFIXES]
 
 
 def read_caption(image: Path) -> str:
