@@ -56,11 +56,13 @@ def main() -> None:
     for name, reward in models.items():
         shown = (*known.candidates.captions, *sorted(set(known.votes.round_id)))
         data = (DATA / "candidates", labels[name].to_json(), *shown)
-        scratch = SCRATCH / key(name, params.model_dump_json(), seed, *data)
+        weights = [Path(reward.pretrained)] if reward.pretrained else []
+        scratch = SCRATCH / key(name, params.model_dump_json(), seed, *weights, *data)
         model, curve = train(
             reward, params.training, params.default_caption, known.candidates, labels[name], seed, scratch, device()
         )
-        taught_by = "+".join(sorted(set(labels[name].source) - {"svm"}))
+        teaches = labels[name].split.isin(["fit", "select"])
+        taught_by = "+".join(sorted(set(labels[name].source[teaches]) - {"svm"}))
         model.config = model.config.model_copy(update={"labels": taught_by})
         model.save_pretrained(MODELS / name)
         difference = reward_differences(model, known.candidates, test, params.evaluation.batch_size)
@@ -74,6 +76,13 @@ def main() -> None:
 
     if len(head) < (enough := params.evaluation.min_pairs):
         print(f"warning: the headline has {len(head)} of {enough} pairs: no evidence", file=sys.stderr)
+    by_people = test.pair_id.isin(known.votes.pair_id[known.votes.annotator_kind == "human"])
+    if few := int((by_people & ~test.anchored.astype(bool) & (test.n < params.evaluation.min_annotators)).sum()):
+        wanted = f"frm.evaluation.min_annotators: {params.evaluation.min_annotators}"
+        print(
+            f"warning: {few} frm_test pairs that people judged have too few votes for the headline ({wanted})",
+            file=sys.stderr,
+        )
     write_json(SUMMARY, {**found["reward"], **others, "heldout": found["heldout"]})
     for plot, frames in plots.items():
         write_text(PLOTS / f"frm_{plot}.csv", pd.concat(frames).to_csv(index=False, float_format="%.6g"))

@@ -25,7 +25,7 @@ from pipeline.annotation.labels import (
 from pipeline.annotation.pairs import with_facts
 from pipeline.annotation.remeasure import remeasure
 from pipeline.annotation.rounds import ROUNDS_FOLDER
-from pipeline.annotation.shown import ROUND_FEATURES, as_shown, round_features
+from pipeline.annotation.shown import ROUND_FEATURES, as_shown, remade, round_features
 from pipeline.annotation.svm import SvmParams
 from pipeline.annotation.svm_card import CALIBRATION_PLOT, calibration_plot
 from pipeline.annotation.svm_report import annotation_rows, assess
@@ -59,6 +59,7 @@ def main() -> None:
     simulated = human.iloc[:0]
     if params.source != "human":
         simulated = simulated_votes(pairs, facts, CANDIDATES, FACES, params, seed)
+        simulated = simulated[~simulated["pair_id"].isin(remade(shown, ROUNDS_FOLDER, CANDIDATES))]
     apart = partial(teach_heldout, params=params, named=value("frm.heldout.annotators"))
     votes = combine(params.source, simulated, human, apart)
     elsewhere = apart(votes)

@@ -36,8 +36,15 @@ def main() -> None:
     votes_alone = frm.reward.model_copy(update={"svm_labels": False})
     labels = training_labels(known.annotations, known.votes, votes_alone, prior_votes, "frm.reward")
     reference: bool = value("features.reference")
-    training = frm.training.model_copy(update={"steps": params.steps})
-    data = (DATA / "candidates", frm.default_caption, *known.candidates.captions, *sorted(set(known.votes.round_id)))
+    training = frm.training.model_copy(update={"steps": params.steps, "patience": None})  # all trainings are as long
+    weights = [Path(frm.reward.pretrained)] if frm.reward.pretrained else []
+    data = (
+        DATA / "candidates",
+        *weights,
+        frm.default_caption,
+        *known.candidates.captions,
+        *sorted(set(known.votes.round_id)),
+    )
 
     def with_svm(some: pd.DataFrame) -> pd.DataFrame:
         seen = labels[labels.pair_id.isin(some.pair_id)]
@@ -58,7 +65,7 @@ def main() -> None:
 
     by_votes = label(known.pairs, labels)
     entries = learning_curve(by_votes, with_svm, judge, head, params, seed, frm.evaluation.resamples)
-    kinds = "+".join(sorted(set(labels.source)))
+    kinds = "+".join(sorted(set(by_votes.source[by_votes.split.isin(["fit", "select"])])))
     write_json(SUMMARY, {"steps": params.steps, "seeds": params.seeds, "labels": kinds, "shares": entries})
     write_text(PLOT, pd.DataFrame(curve_rows(entries)).to_csv(index=False, float_format="%.6g"))
     shutil.rmtree(SCRATCH, ignore_errors=True)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from pipeline.params import UserError
-from pipeline.training import Checkpoint, count_flops, drawn_batch, images_of, require_one_process
+from pipeline.runtime import torch_rng
+from pipeline.training import Checkpoint, count_flops, drawn_batch, drawn_rows, images_of, require_one_process
 from tests import tiny
 
 
@@ -19,6 +20,26 @@ def test_both_sides_of_a_face_are_mirrored_together() -> None:
     for side, plain in zip(faces.pick([1, 2], [True, False]), straight, strict=True):
         assert torch.equal(side, torch.stack([plain[0].flip(-1), plain[1]]))
         assert not torch.equal(plain[0], plain[0].flip(-1))
+
+
+def test_hq_comes_first_and_lq_second() -> None:
+    faces, cpu = images_of(tiny.light_and_dark()), torch.device("cpu")
+    batches = [both for _, *both in faces.in_batches(4, cpu)]
+    for hq, lq in (faces.pick([0, 5], [False, True]), *batches, drawn_batch(faces, 4, 0, 0.5, cpu, 0)[:2]):
+        assert hq.min() > 0 > lq.max()
+    assert [len(hq) for hq, _ in batches] == [4, 2]
+
+
+def test_a_batch_is_mirrored_by_halves_and_loses_the_share_of_prompts_asked_for() -> None:
+    faces, rng = images_of(tiny.dataset(count=50)), torch.Generator().manual_seed(0)
+    for dropout, lowest, highest in ((0.0, 0, 0), (0.1, 1, 15), (1.0, 50, 50)):
+        rows, mirrored, prompts = drawn_rows(faces, 50, 0, dropout, rng, 0)
+        assert 15 < sum(mirrored) < 35
+        assert lowest <= prompts.count("") <= highest
+        assert all(prompt in ("", faces.captions[row]) for row, prompt in zip(rows, prompts, strict=True))
+    straight, _, _, _ = drawn_batch(faces, 50, 0, 0.0, torch.device("cpu"), 0)
+    rows, mirrored, _ = drawn_rows(faces, 50, 0, 0.0, torch_rng(0, 0), 0)
+    assert torch.equal(straight, faces.pick(rows, mirrored)[0])
 
 
 def test_every_step_draws_anew_and_the_same_again() -> None:

@@ -104,7 +104,7 @@ def self_agreement(votes: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
     return {"agreement": float(same.mean()) if len(same) else None, "n": len(same)}
 
 
-def summary(votes: pd.DataFrame, pairs: pd.DataFrame, seed: int) -> dict[str, Any]:
+def summary(votes: pd.DataFrame, pairs: pd.DataFrame, seed: int, resamples: int) -> dict[str, Any]:
     """Everything above for `votes` on `pairs` (with face_id, why, anchored, gold and both candidates), as JSON data.
 
     Agreement counts pairs of two restorations only (anchors are too easy), each once, and none that was asked because
@@ -118,9 +118,10 @@ def summary(votes: pd.DataFrame, pairs: pd.DataFrame, seed: int) -> dict[str, An
     result: dict[str, Any] = {"raw": None, "ci95": None, "n": len(both), "alpha": None, "alpha_ci95": None}
     if len(both):
         groups = group_of.loc[both["pair_id"]].to_numpy()
-        raw, lo, hi = paired_bootstrap(both["agree"].to_numpy(dtype=np.float64), seed, clusters=groups)
+        raw, lo, hi = paired_bootstrap(both["agree"].to_numpy(dtype=np.float64), seed, resamples, groups)
         units = counted[counted["winner"].ne("skip")].groupby("pair_id", sort=True)["winner"].agg(list)
-        alpha, alpha_lo, alpha_hi = krippendorff_alpha(units.tolist(), seed, group_of.loc[units.index].tolist())
+        owners = group_of.loc[units.index].tolist()
+        alpha, alpha_lo, alpha_hi = krippendorff_alpha(units.tolist(), seed, owners, resamples)
         by_two = both.groupby(["first", "second"])["agree"].mean()
         result |= {"raw": raw, "ci95": [lo, hi], "alpha": alpha, "alpha_ci95": [alpha_lo, alpha_hi]}
         result |= {"lowest_two": float(by_two.min()), "highest_two": float(by_two.max())}

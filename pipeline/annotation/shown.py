@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pipeline import tables
 from pipeline.annotation.rounds import Round, read_round
+from pipeline.images import decode
 
 ROUND_FEATURES = replace(tables.FEATURES, name="round_features", written_by="label")
 Remeasure = Callable[[pd.DataFrame, Sequence[str], Path], pd.DataFrame]
+PAIR = ["pair_id", "face_id", "candidate_a", "candidate_b", "why"]
 _COLUMNS = [
     *("pair_id", "face_id", "candidate_a", "candidate_b", "split", "why", "restorer_a", "restorer_b", "gold"),
     *("anchored", "round_id", "rounds", "caption", "features_a", "features_b", "usable"),
@@ -133,3 +136,37 @@ def round_features(shown: pd.DataFrame, features: pd.DataFrame, feature_set: str
         {"candidate_id": str(name), "feature_set": feature_set, **{str(key): value for key, value in row.items()}}
         for name, row in rows.items()
     ]
+
+
+def of_today(rounds: Sequence[Round], judged: Set[str], candidates: Path) -> list[pd.DataFrame]:
+    """Each round's judged pairs (PAIR, round_id); `today`: its pictures are those of today's candidates."""
+    frames = [one.frame(PAIR).assign(round_id=one.round_id) for one in rounds]
+    frames = [frame[frame["pair_id"].isin(judged)] for frame in frames]
+    ids = {name for frame in frames for side in ("candidate_a", "candidate_b") for name in frame[side]}
+    now = tables.read_images(tables.CANDIDATES, candidates, {"candidate_id": ids}) if ids else {}
+
+    def same(one: Round, pair_id: str, candidate: str, column: str) -> bool:
+        theirs = decode(one.png(pair_id, column), f"{one.folder}: {pair_id}")
+        return candidate in now and np.array_equal(theirs, now[candidate])
+
+    return [
+        frame.assign(
+            today=[
+                same(one, pair_id, a, "image_a") and same(one, pair_id, b, "image_b")
+                for pair_id, a, b in zip(frame["pair_id"], frame["candidate_a"], frame["candidate_b"], strict=True)
+            ]
+        )
+        for one, frame in zip(rounds, frames, strict=True)
+    ]
+
+
+def remade(shown: pd.DataFrame, rounds: Path, candidates: Path) -> set[str]:
+    """Pairs of `as_shown` that stand for a round's pictures where today's candidates are others under the same ids:
+    what simulated annotators say of today's is not about them."""
+    asked = shown[shown["round_id"].ne("")]
+    held = [read_round(rounds / one) for one in sorted(set(asked["round_id"]))]
+    found = pd.concat(
+        [pd.DataFrame(columns=[*PAIR, "round_id", "today"]), *of_today(held, set(asked["pair_id"]), candidates)]
+    )
+    both = asked[["pair_id", "round_id"]].merge(found, on=["pair_id", "round_id"])
+    return set(both.loc[both["today"].eq(False), "pair_id"])

@@ -88,8 +88,9 @@ class LabelledPairs:
         """(train, test) rows, groups never on both sides. Raises UserError for fewer groups than folds."""
         if (groups := len(np.unique(self.groups))) < count:
             raise UserError(
-                f"only {groups} faces have decided votes in the fit split, fewer than {count} folds; collect more "
-                "votes, set labels.source to both, or lower svm.outer_folds and svm.inner_folds"
+                f"decided votes of the fit split are on {groups} faces (or people, where some share one), fewer than "
+                f"{count} folds; collect votes on other faces, set labels.source to both, or lower svm.outer_folds and "
+                "svm.inner_folds"
             )
         return list(GroupKFold(count).split(self.x, groups=self.groups))
 

@@ -284,7 +284,7 @@ def assess(
         "never_varying": trained.dropped,
         "imputed": imputed(chosen),
         "out_of_fold": out_of_fold(trained, params, seed),
-        "annotator_agreement": summary(votes, pairs, seed),
+        "annotator_agreement": summary(votes, pairs, seed, params.resamples),
         "reads_reference": with_reference,
     }
     if needs_hq:

@@ -16,6 +16,7 @@ from pipeline.annotation.rounds import Round
 from pipeline.params import UserError
 from pipeline.runtime import atomic
 
+RESAMPLES = 2000  # of the bootstrap, clustered by face
 _FACTS = ["pair_id", "face_id", "why", "gold", "candidate_a", "candidate_b", "anchor_a", "anchor_b", "wanted"]
 
 
@@ -88,7 +89,10 @@ def status(votes: Sequence[Mapping[str, Any]], rounds: Sequence[Round], seed: in
         },
         # two rounds may hold one pair: a person's last answer to it counts, as in stage `label`
         "agreement": summary(
-            standing.drop_duplicates(["annotator", "pair_id"], keep="last"), facts.drop_duplicates("pair_id"), seed
+            standing.drop_duplicates(["annotator", "pair_id"], keep="last"),
+            facts.drop_duplicates("pair_id"),
+            seed,
+            RESAMPLES,
         ),
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,14 @@ import numpy as np
 import pandas as pd
 
 from pipeline import tables
-from pipeline.annotation.rounds import Round, read_round
-from pipeline.images import decode
+from pipeline.annotation.rounds import read_round
+from pipeline.annotation.shown import PAIR, of_today
 from pipeline.metrics import bradley_terry
 from pipeline.runtime import stable_seed
 
 LABELS = {"human": "People's votes", "simulated": "Simulated annotators' votes"}
 
 KEY = ["round_id", "pair_id"]
-PAIR = ["pair_id", "face_id", "candidate_a", "candidate_b", "why"]
 WON = {"a": 1.0, "b": 0.0, "tie": 0.5}  # what `winner` gives side a
 
 
@@ -36,7 +34,7 @@ def rankings(
     said = said[said["undone_by"].eq("") & said["winner"].ne("skip")]
     known = tables.read_frame(tables.PAIRS, pairs, PAIR).assign(round_id="", today=True)
     held = [read_round(rounds / one) for one in sorted(set(said["round_id"]) - {""})]
-    said = said.merge(pd.concat([known, *_shown(held, set(said["pair_id"]), candidates)]), on=KEY, how="left")
+    said = said.merge(pd.concat([known, *of_today(held, set(said["pair_id"]), candidates)]), on=KEY, how="left")
     said = said[said["why"].ne("repeat")]
     made = tables.read_frame(tables.CANDIDATES, candidates, ["candidate_id", "restorer", "anchor"])
     setting = made.loc[~made["anchor"].astype(bool)].set_index("candidate_id")["restorer"]
@@ -69,25 +67,3 @@ def rankings(
             "elsewhere": elsewhere,
         } | found
     return result
-
-
-def _shown(rounds: Sequence[Round], judged: Set[str], candidates: Path) -> list[pd.DataFrame]:
-    """Each round's judged pairs, and whether its pictures are those of today's candidates (`today`)."""
-    frames = [one.frame(PAIR).assign(round_id=one.round_id) for one in rounds]
-    frames = [frame[frame["pair_id"].isin(judged)] for frame in frames]
-    ids = {name for frame in frames for side in ("candidate_a", "candidate_b") for name in frame[side]}
-    now = tables.read_images(tables.CANDIDATES, candidates, {"candidate_id": ids}) if ids else {}
-
-    def same(one: Round, pair_id: str, candidate: str, column: str) -> bool:
-        theirs = decode(one.png(pair_id, column), f"{one.folder}: {pair_id}")
-        return candidate in now and np.array_equal(theirs, now[candidate])
-
-    return [
-        frame.assign(
-            today=[
-                same(one, pair_id, a, "image_a") and same(one, pair_id, b, "image_b")
-                for pair_id, a, b in zip(frame["pair_id"], frame["candidate_a"], frame["candidate_b"], strict=True)
-            ]
-        )
-        for one, frame in zip(rounds, frames, strict=True)
-    ]

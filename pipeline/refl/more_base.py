@@ -12,6 +12,7 @@ from pipeline.base.fit import fit
 from pipeline.base.gan import GanObjective, GanParams
 from pipeline.base.objectives import OsediffObjective, diffbir_loss, diffbir_validation
 from pipeline.base.params import BaseParams, TrainParams
+from pipeline.params import UserError
 from pipeline.refl.loop import Curve, Watch
 from pipeline.refl.params import VARIANTS, ReflParams
 from pipeline.refl.trainer import ReFL
@@ -30,7 +31,6 @@ class Continued:
     recipe: TrainParams  # of the base training that is continued
     loss: Callable[[TrainParams], Loss]  # under a recipe
     validate: Callable[[], float]
-    checkpoint_every: int
     also: dict[str, Stateful]  # what else trains
 
 
@@ -47,7 +47,6 @@ def continued(
             gan.train,
             lambda recipe: objective.loss(train, recipe, *key),
             lambda: objective.validation(val),
-            gan.checkpoint_every,
             objective.adversary.states(),
         )
     if isinstance(restorer, DiffBIR):
@@ -55,7 +54,6 @@ def continued(
             base.diffbir.train,
             lambda recipe: diffbir_loss(restorer, train, recipe.batch_size, 0.0, prompts, *key),
             lambda: diffbir_validation(restorer, val, batch, seed),
-            base.checkpoint_every,
             {},
         )
     one_step = OsediffObjective(restorer, base.osediff)
@@ -63,7 +61,6 @@ def continued(
         base.osediff.train,
         lambda recipe: one_step.loss(train, recipe.batch_size, prompts, *key),
         lambda: one_step.validation(val, batch),
-        base.checkpoint_every,
         {},
     )
 
@@ -72,6 +69,7 @@ def equal_steps(restorer: BaseRestorer, frm: FaceRewardModel, params: ReflParams
     seed: int,
 ) -> int:  # fmt: skip
     """Base steps that cost what `full` ReFL costs, in floating-point operations of networks, forward and backward."""
+    base = count_flops(lambda: loss(0).backward())  # first: beside a reward model and its moments it may not fit
     device = next(restorer.trained().parameters()).device
     # half precision costs the same operations, and would leave frozen weights in it for the base training
     params = params.model_copy(update={"precision": "fp32"})
@@ -95,7 +93,6 @@ def equal_steps(restorer: BaseRestorer, frm: FaceRewardModel, params: ReflParams
     micro = shortest + share * (whole - shortest)
     outputs = [(batch, batch.hq) for batch in map(refl.micro_batch, range(params.accumulation))]
     update = count_flops(lambda: refl.update_reward(outputs)) / params.dynamic.every
-    base = count_flops(lambda: loss(0).backward())
     return max(1, round(params.steps * (params.accumulation * micro + update) / base))
 
 
@@ -126,6 +123,9 @@ def continue_base(
     )
     name = f"{restorer.kind}-more_base"
     loss = run.loss(settings)
-    curve = fit(restorer.trained(), loss, run.validate, settings, run.checkpoint_every, scratch, name, run.also)
+    try:
+        curve = fit(restorer.trained(), loss, run.validate, settings, refl.checkpoint_every, scratch, name, run.also)
+    except UserError as error:
+        raise UserError(f"{error} (here refl.{restorer.kind}.more_base_learning_rate)") from None
     curve[-1] |= watch(restorer).figures
     return [first, *curve]

@@ -46,6 +46,15 @@ Output = tuple[MicroBatch, torch.Tensor]  # and the images x0 of its rollout, wi
 
 
 @dataclass(frozen=True)
+class Targets:
+    """What a micro-batch's x0 is compared with, without gradient."""
+
+    features: list[torch.Tensor]  # perceptual ones of the HQ
+    captions: torch.Tensor | None = None  # their features; None without a reward
+    reward: torch.Tensor | None = None  # of the HQ, where it bounds
+
+
+@dataclass(frozen=True)
 class GradientStep:
     """One step with gradient: the weighted loss, its terms, and the images x0 they judge (without gradient)."""
 
@@ -87,8 +96,6 @@ class ReFL:
         if problem := rollout_problem(restorer.kind, restorer.samples, params.rollout):
             raise UserError(problem)
         rollout = params.sampling
-        if rollout.renoise > 1 and not isinstance(restorer, Renoising):
-            raise UserError(f"refl.{restorer.kind}.rollout.renoise: {restorer.kind} has no such thing; set it to 1")
         self.rollout = RolloutSettings(rollout.steps, rollout.gradient_window, rollout.eta)
 
     def rate(self, step: int) -> float:
@@ -120,32 +127,40 @@ class ReFL:
             [condition] = self.conditions.get(batch.keys, batch.lq, lambda lq: [restorer.condition(lq).to(lq.dtype)])
             start = restorer.rollout(condition, prompts, self.rollout, batch.rng)
         latents: torch.Tensor | None = None
+        targets: Targets | None = None
         for _ in range(self.params.sampling.renoise):
             with self.autocast():
                 if latents is not None:
                     start = cast(Renoising, restorer).renoise(start, latents, batch.rng)
                 prediction = restorer.predict(start, condition, prompts)
                 images = prediction.images.to(batch.hq.dtype)  # autocast decodes in half precision
-                terms = self.losses(images, prediction.regulariser, batch)
+                targets = targets or self.targets(batch)
+                terms = self.losses(images, prediction.regulariser, batch, targets)
                 loss = terms.total(self.weights, prediction.gain if self.params.normalise else 1.0)
             latents = prediction.latents if latents is None else latents
             yield GradientStep(loss, terms, images.detach())
 
-    def losses(self, images: torch.Tensor, regulariser: torch.Tensor, batch: MicroBatch) -> Losses:
-        """The four losses of x0 = `images`."""
-        zero = torch.zeros((), device=batch.hq.device)
+    def targets(self, batch: MicroBatch) -> Targets:
+        """What the losses compare x0 with: the same for every gradient step of a micro-batch."""
         features = self.cache.get(batch.keys, batch.hq, self.perceptual.features)
-        reward = zero
-        if self.weights.reward:
-            captions = self.frm.text_features(batch.captions)
-            with torch.no_grad():
-                of_hq = self.frm(batch.hq, captions) if self.params.bounded else zero
+        if not self.weights.reward:
+            return Targets(features)
+        captions = self.frm.text_features(batch.captions)
+        with torch.no_grad():
+            of_hq = self.frm(batch.hq, captions) if self.params.bounded else None
+        return Targets(features, captions, of_hq)
+
+    def losses(self, images: torch.Tensor, regulariser: torch.Tensor, batch: MicroBatch, targets: Targets) -> Losses:
+        """The four losses of x0 = `images`."""
+        reward = zero = torch.zeros((), device=batch.hq.device)
+        if targets.captions is not None:
             # clipped, as pictures are when they are saved: nothing is won outside of the range
-            reward = reward_loss(self.frm(images.clamp(-1, 1), captions), of_hq, self.params.bounded)
+            of_x0 = self.frm(images.clamp(-1, 1), targets.captions)
+            reward = reward_loss(of_x0, zero if targets.reward is None else targets.reward, self.params.bounded)
         return Losses(
             reward=reward,
             lowpass=lowpass_loss(self.lowpass, images, batch.hq, self.params.lowpass_norm),
-            perceptual=self.perceptual.distance(features, images).mean(),
+            perceptual=self.perceptual.distance(targets.features, images).mean(),
             regulariser=regulariser,
         )
 

@@ -123,7 +123,7 @@ def _frm_lead(content: Mapping[str, Any]) -> str:
     if beaten:
         said += f" That is more than {listed(beaten)} {'reach' if len(beaten) > 1 else 'reaches'}."
     if not headline.get("enough_pairs", True):
-        said = f"Too few pairs to be evidence. {said}"
+        said = f"Too few pairs, or people in them, to be evidence. {said}"
     return said
 
 

@@ -92,10 +92,12 @@ def import_denoiser(path: Path, prediction_type: str) -> Denoiser:
     """Stable Diffusion 2.1-base from one file or a diffusers folder; offline.
 
     Raises UserError for a variant that takes more than latents, and where a folder's scheduler predicts something else
-    than `prediction_type`.
+    than `prediction_type`; of one file nothing but its name tells.
     """
     if path.is_dir():
         denoiser = load_denoiser(path, torch.device("cpu"))
+    elif prediction_type == "epsilon" and "2-1_768" in path.name:
+        raise UserError(f"{path}: by its name the 768 px model, which predicts v; v2-1_512-ema-pruned.ckpt is needed")
     else:
         denoiser = denoiser_from(read(path, "stable_diffusion"), path, prediction_type)
     unet = denoiser.unet.config

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.annotation.labels import aggregate, for_a, people_first
 from pipeline.annotation.pairs import HQ
 from pipeline.annotation.svm import PairSVM
+from pipeline.evaluation.summary import FEWEST
 from pipeline.features import columns
 from pipeline.metrics.statistics import paired_bootstrap
 from pipeline.params import UserError
@@ -240,7 +241,7 @@ def judge(
     error, table = calibration(voted_difference, logit_scale, voted_on, params.calibration_bins)
     headline = accuracy(right, head, seed, params.resamples)
     return {
-        "headline": headline | {"enough_pairs": len(head) >= params.min_pairs},
+        "headline": headline | {"enough_pairs": len(head) >= params.min_pairs and head.group_id.nunique() >= FEWEST},
         "all_restored": accuracy(correct(restored_difference, restored.p_a), restored, seed, params.resamples),
         "anchors": anchors(correct(of_pair.loc[anchored.pair_id].to_numpy(), anchored.p_a), anchored),
         "by_margin": by_margin(correct(restored_difference, restored.p_a), restored.p_a, params.margin_bins),

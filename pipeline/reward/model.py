@@ -32,6 +32,7 @@ from pipeline.runtime import atomic, whole_fp32, write_json
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 HPS_FILES = ("HPS_v2_compressed.pt", "HPS_v2.1_compressed.pt")
 REMEDY = "rerun `dvc repro frm` (or `dvc pull`), or name another model"
+CLIP_TOKENS = 49408  # of its vocabulary
 _MAX_CACHED_CAPTIONS = 10_000  # of at most 1,024 floats each: 40 MB
 
 
@@ -250,5 +251,11 @@ def open_clip_config(architecture: str | Architecture, where: str = "frm.*") -> 
     if config["text_cfg"].get("hf_model_name"):
         raise UserError(
             f"{where}.architecture: its text tower comes from a model hub; name one whose text tower is CLIP's"
+        )
+    text = config["text_cfg"]
+    if text.get("hf_tokenizer_name") or text.get("vocab_size", CLIP_TOKENS) < CLIP_TOKENS:
+        raise UserError(
+            f"{where}.architecture: its text tower reads other tokens than CLIP's {CLIP_TOKENS}, which captions are "
+            "turned into; name one that reads CLIP's"
         )
     return config

@@ -233,6 +233,28 @@ def test_votes_on_other_images_under_the_same_ids_are_named_not_used(
     assert set(taught["round_id"]) == {first}
 
 
+def test_simulated_votes_are_on_todays_pictures_alone(project: Path) -> None:
+    """A pair that a person judged stands for its round's pictures; the second panel judged it as well."""
+    pairs_stage.main()
+    plan = {"seed": 0, "pairs": 40, "random": 1.0, "gold": 0.0, "repeats": 0.0, "overlap": 0.0, "annotators": 1}
+    one = make_round(RoundPlan.model_validate(plan | {"evaluation": False}))
+    asked = set(one.frame()["pair_id"])
+    save_votes(vote_on(one.frame(), "a", round_id=one.round_id))
+    configure(source="both")
+
+    def kinds() -> set[str]:
+        run()
+        votes = tables.read_frame(tables.VOTES, "data/votes")
+        assert set(votes.loc[~votes["pair_id"].isin(asked), "annotator_kind"]) == {"simulated"}
+        return set(votes.loc[votes["pair_id"].isin(asked), "annotator_kind"])
+
+    assert kinds() == {"human", "simulated"}
+    rows = tables.read_frame(tables.CANDIDATES, "data/candidates").to_dict("records")
+    made_anew = [row | {"image": rows[index - 1]["image"]} for index, row in enumerate(rows)]
+    tables.write(tables.CANDIDATES, "data/candidates", made_anew)
+    assert kinds() == {"human"}
+
+
 @pytest.mark.parametrize(("missing", "kept"), [("error", 29), ("median", 30)])
 def test_a_rounds_image_without_a_number_counts_only_where_it_is_to_be_imputed(
     project: Path, monkeypatch: pytest.MonkeyPatch, missing: Literal["error", "median"], kept: int

@@ -333,7 +333,7 @@ def test_only_fit_faces_teach() -> None:
 def test_too_few_votes_and_missing_features_are_named() -> None:
     data = study()
     labels = aggregate(data["votes"], 0.5)
-    with pytest.raises(UserError, match="only 1 faces have decided votes"):
+    with pytest.raises(UserError, match="decided votes of the fit split are on 1 faces"):
         train_svm(data["features"], data["pairs"], labels[labels["pair_id"].str.startswith("f000")], PARAMS)
     with pytest.raises(UserError, match="1 candidates have no features, the first is f000-0"):
         train_svm(data["features"].drop(index="f000-0"), data["pairs"], labels, PARAMS)

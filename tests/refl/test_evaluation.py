@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.metrics.identity import distance, embed
 from pipeline.metrics.landmarks import landmarks_68, lmd
@@ -42,3 +43,23 @@ def test_an_evaluation_reports_both_rewards_beside_those_of_the_originals_and_sh
         for column, image in enumerate(row):
             here = seen.picture[64 * place : 64 * (place + 1), 64 * column : 64 * (column + 1)]
             np.testing.assert_array_equal(here, image)
+
+
+def test_validation_faces_are_restored_from_the_lq_as_users_restore_them() -> None:
+    class Recorder:
+        native_size = 64
+        device = torch.device("cpu")
+
+        def __init__(self) -> None:
+            self.asked: list[tuple[list[str], list[str], int, dict[str, float]]] = []
+
+        def restore(self, lq, prompts, ids, seed, **setting):  # type: ignore[no-untyped-def]
+            self.asked.append((list(prompts), list(ids), seed, setting))
+            return lq
+
+    dataset, restorer = tiny.light_and_dark("val", count=5, size=64), Recorder()
+    watch = Watcher(images_of(dataset), tiny.frm(0), tiny.frm(1), count=4, seed=3, batch=3)
+    restored = watch.restore(restorer)  # type: ignore[arg-type]
+    for image, lq in zip(restored, dataset.lq[:4], strict=True):
+        np.testing.assert_array_equal(image, lq)
+    assert restorer.asked == [([""] * 3, list(dataset.ids[:3]), 3, {}), ([""], [dataset.ids[3]], 3, {})]

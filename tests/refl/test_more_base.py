@@ -10,13 +10,14 @@ from accelerate import Accelerator
 
 from pipeline import params as files
 from pipeline.base.gan import Adversary, GanParams
-from pipeline.base.params import BaseParams
+from pipeline.base.params import BaseParams, TrainParams
+from pipeline.params import UserError
 from pipeline.refl import more_base
 from pipeline.refl.params import VARIANTS, RolloutParams
 from pipeline.refl.trainer import ReFL
 from pipeline.restorers.diffbir import DiffBIR
 from pipeline.restorers.gfpgan import GFPGAN
-from pipeline.training import count_flops, images_of
+from pipeline.training import Images, count_flops, images_of
 from tests import tiny
 from tests.refl.recipe import for_one, params
 from tests.refl.test_loop import scripted
@@ -150,13 +151,71 @@ def test_rollouts_drawn_from_a_window_count_with_their_mean_length(tmp_path: Pat
     assert steps(5, 5) == pytest.approx(steps(3, 1), abs=1)
 
 
-def test_the_compute_of_a_gan_step_is_counted(tmp_path: Path) -> None:
-    restorer, faces = tiny.gfpgan(64), images_of(tiny.dataset(size=64))
+@pytest.mark.parametrize("build", [tiny.diffbir, tiny.osediff, lambda: tiny.gfpgan(64)])
+def test_the_control_trains_refls_part_at_its_own_rate_on_train_faces(build, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """And it validates on val, with checkpoints as often as ReFL makes them."""
+    seen: dict[str, object] = {}
+    drawn, looked_at = Images.pick, []
+
+    def pick(self: Images, rows, mirrored):  # type: ignore[no-untyped-def]
+        looked_at.append(len(self.ids))
+        return drawn(self, rows, mirrored)
+
+    def fit(module, loss, validate, settings, every, scratch, name, also):  # type: ignore[no-untyped-def]
+        seen.update(module=module, settings=settings, every=every)
+        looked_at.clear()
+        loss(0)
+        seen["drawn"] = set(looked_at)
+        looked_at.clear()
+        validate()
+        seen["validated"] = set(looked_at)
+        return [{"step": settings.steps, "train_loss": 1.0, "val_loss": 1.0}]
+
+    monkeypatch.setattr(Images, "pick", pick)
+    monkeypatch.setattr(more_base, "fit", fit)
+    monkeypatch.setattr(more_base, "equal_steps", lambda *arguments: 33)
     base, gan = files.load("base", BaseParams, CI), files.load("gan", GanParams, CI)
-    part = more_base.continued(restorer, base, gan, tmp_path, faces, faces, 0)
-    few, many = (
-        more_base.equal_steps(restorer, tiny.frm(), for_one(restorer, steps=steps), faces, part.loss(part.recipe), 0)
-        for steps in (100, 200)
+    train, val = images_of(tiny.dataset(count=6, size=64)), images_of(tiny.dataset("val", 3, size=64))
+    restorer = build()
+    recipe = for_one(restorer, more_base_learning_rate=3e-4, checkpoint_every=7)
+    more_base.continue_base(
+        restorer, tiny.frm(), recipe, base, gan, tmp_path, train, val, 0, tmp_path, scripted(iter([2.0, 1.0]))
     )
-    assert few > 0
-    assert many == pytest.approx(2 * few, abs=1)
+    settings = seen["settings"]
+    assert isinstance(settings, TrainParams)
+    assert (settings.learning_rate, settings.steps, seen["every"]) == (3e-4, 33, 7)
+    assert settings.warmup_steps <= 33
+    assert seen["module"] is restorer.trained()
+    assert (seen["drawn"], seen["validated"]) == ({6}, {3})
+
+
+def test_the_discriminators_update_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faces = images_of(tiny.dataset(size=64))
+    base, gan = files.load("base", BaseParams, CI), files.load("gan", GanParams, CI)
+
+    def cost() -> int:
+        part = more_base.continued(tiny.gfpgan(64), base, gan, tmp_path, faces, faces, 0)
+        return count_flops(lambda: part.loss(part.recipe)(0).backward())
+
+    whole = cost()
+    discriminator = Adversary(gan.discriminator, torch.device("cpu"), 0)
+    hq, _ = faces.pick(list(range(gan.train.batch_size)), [False] * gan.train.batch_size)
+    update = count_flops(lambda: discriminator.update(hq, -hq, 1.0))
+    monkeypatch.setattr(Adversary, "update", lambda *_: None)
+    assert update > 0
+    assert whole - cost() == update
+
+
+def test_a_rate_that_is_too_high_is_named_by_its_own_param(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverges(*_: object) -> list[dict[str, float]]:
+        raise UserError("gfpgan-more_base: loss nan; lower the learning rate")
+
+    monkeypatch.setattr(more_base, "fit", diverges)
+    monkeypatch.setattr(more_base, "equal_steps", lambda *arguments: 3)
+    base, gan = files.load("base", BaseParams, CI), files.load("gan", GanParams, CI)
+    faces, restorer = images_of(tiny.dataset(size=64)), tiny.gfpgan(64)
+    with pytest.raises(UserError, match=r"lower the learning rate \(here refl\.gfpgan\.more_base_learning_rate\)"):
+        more_base.continue_base(
+            restorer, tiny.frm(), for_one(restorer), base, gan, tmp_path, faces, faces, 0, tmp_path,
+            scripted(iter([2.0, 1.0])),
+        )  # fmt: skip

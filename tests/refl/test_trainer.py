@@ -182,6 +182,45 @@ def test_renoised_steps_give_the_mean_of_their_gradients() -> None:
     assert len({float(single.norm()) for single in singles}) == 6  # different noise, different gradients
 
 
+def test_every_renoised_start_is_of_the_rollouts_own_x0(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, given = refl(rollout={"steps": 3, "gradient_window": 2, "eta": (0.0, 1.0), "renoise": 3}), []
+    renoise = trainer.restorer.renoise
+    monkeypatch.setattr(
+        trainer.restorer, "renoise", lambda start, latents, rng: given.append(latents) or renoise(start, latents, rng)
+    )
+    steps = list(trainer.gradient_steps(trainer.micro_batch(0)))
+    assert len(given) == 2
+    assert given[0] is given[1]
+    torch.testing.assert_close(trainer.restorer.denoiser.decode(given[0]), steps[0].images)
+
+
+def test_what_x0_is_compared_with_is_computed_once_for_all_renoised_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    rollout = {"steps": 3, "gradient_window": 2, "eta": (0.0, 1.0), "renoise": 3}
+    trainer, calls = refl(rollout=rollout, bounded=True, cache_mb=0), []
+    features, score = trainer.perceptual.features, trainer.frm.forward
+    batch = trainer.micro_batch(0)
+    monkeypatch.setattr(trainer.perceptual, "features", lambda images: calls.append("features") or features(images))
+    monkeypatch.setattr(
+        trainer.frm, "forward", lambda x, text: calls.append("hq" if x is batch.hq else "x0") or score(x, text)
+    )
+    assert len(list(trainer.gradient_steps(batch))) == 3
+    assert (calls.count("features"), calls.count("hq"), calls.count("x0")) == (1, 1, 3)
+
+
+def test_a_micro_batch_is_of_its_seed_and_hq_is_not_lq() -> None:
+    trainer = refl()
+    trainer.images = images_of(tiny.light_and_dark(count=40, size=64))
+    first = trainer.micro_batch(0)
+    assert first.hq.min() > 0 > first.lq.max()
+    state, rows = first.rng.get_state(), [key for index in range(20) for key in trainer.micro_batch(index).keys]
+    trainer.seed = 1
+    again = trainer.micro_batch(0)
+    assert not torch.equal(again.rng.get_state(), state)
+    others = [key for index in range(20) for key in trainer.micro_batch(index).keys]
+    assert [row for row, _ in others] != [row for row, _ in rows]
+    assert sorted(row for row, _ in others) == sorted(row for row, _ in rows) == list(range(40))
+
+
 def test_a_renoised_start_has_the_schedules_mean_and_spread() -> None:
     trainer = refl()
     batch, restorer = trainer.micro_batch(0), trainer.restorer
@@ -376,8 +415,8 @@ def test_the_reward_sees_pictures_as_they_would_be_saved() -> None:
     trainer = refl(weights=WeightParams(reward=1.0, lowpass=0.0, perceptual=0.0, regulariser=0.0))
     batch = trainer.micro_batch(0)
     outside = (3 * batch.hq).requires_grad_(True)
-    terms = trainer.losses(outside, torch.zeros(()), batch)
-    clipped = trainer.losses(outside.detach().clamp(-1, 1), torch.zeros(()), batch)
+    terms = trainer.losses(outside, torch.zeros(()), batch, targets := trainer.targets(batch))
+    clipped = trainer.losses(outside.detach().clamp(-1, 1), torch.zeros(()), batch, targets)
     assert torch.equal(terms.reward, clipped.reward)
     terms.reward.backward()
     assert outside.grad is not None

@@ -36,7 +36,7 @@ def test_what_nobody_measured_is_left_out() -> None:
 
 
 def test_too_few_pairs_are_said_to_be_no_evidence() -> None:
-    for enough, begins in ((True, "Where annotators"), (False, "Too few pairs to be evidence.")):
+    for enough, begins in ((True, "Where annotators"), (False, "Too few pairs, or people in them, to be evidence.")):
         lead = evidence.reward_model({"headline": HEADLINE | {"enough_pairs": enough}}, LEARNING)["lead"]
         assert lead.startswith(begins)
         assert "At 9 steps votes alone take it to 80.0" in lead  # one share of the faces: there is no way to it

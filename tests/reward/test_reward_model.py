@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from pipeline.images import to_tensor
 from pipeline.params import UserError
 from pipeline.reward.model import FaceRewardModel, open_clip_config
-from pipeline.reward.params import RewardConfig
+from pipeline.reward.params import Architecture, RewardConfig
 from tests.reward.toy import SIZE, architecture
 
 # ViT-H-14 with every width and depth scaled down: the same names in its checkpoint
@@ -238,6 +239,17 @@ def test_vit_h_14_is_loaded_from_a_file_of_the_real_shapes(tmp_path: Path) -> No
 def test_a_text_tower_of_a_model_hub_is_refused_before_it_is_asked_for() -> None:
     with pytest.raises(UserError, match=r"frm\.reward\.architecture: its text tower comes from a model hub"):
         open_clip_config("xlm-roberta-base-ViT-B-32", "frm.reward")
+
+
+@pytest.mark.parametrize("changes", [{"vocab_size": 32000}, {"hf_tokenizer_name": "bert-base-uncased"}])
+def test_a_text_tower_of_other_tokens_is_refused(changes: dict[str, Any]) -> None:
+    """Captions are turned into CLIP's: others would be an index out of range, or nonsense."""
+    content = architecture().model_dump()
+    content["text_cfg"] |= changes
+    with pytest.raises(UserError, match="its text tower reads other tokens than CLIP's 49408"):
+        open_clip_config(Architecture.model_validate(content))
+    with pytest.raises(UserError, match="other tokens"):
+        open_clip_config("ViT-H-14-CLIPA")
 
 
 def test_unknown_architectures_are_named() -> None:

@@ -119,6 +119,32 @@ def test_mistakes_end_with_one_line(
     assert not (root / "metrics/frm.json").exists()
 
 
+def test_who_taught_the_reward_is_not_who_judges_it(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An evaluation round alone: people judged frm_test pairs, nothing learnt from them."""
+    votes = tables.read_frame(tables.VOTES, root / "data/votes")
+    pairs = tables.read_frame(tables.PAIRS, root / "data/pairs").set_index("pair_id")
+    tested = votes["pair_id"].map(pairs["split"]).eq("frm_test")
+    votes.loc[tested, "annotator_kind"] = "human"
+    few = votes["pair_id"].map(pairs["why"]).eq("random") & tested
+    first = votes.loc[few, "pair_id"].iloc[0]
+    dropped = votes.index[votes["pair_id"].eq(first)][1:]
+    tables.write(tables.VOTES, root / "data/votes", votes.drop(index=dropped).to_dict("records"))
+    labels = tables.read_frame(tables.ANNOTATIONS, root / "data/annotations")
+    of_test = labels["pair_id"].map(pairs["split"]).eq("frm_test") & labels["source"].eq("simulated")
+    tables.write(
+        tables.ANNOTATIONS,
+        root / "data/annotations",
+        labels.assign(source=labels["source"].where(~of_test, "human")).to_dict("records"),
+    )
+    main()
+    found = json.loads((root / "metrics/frm.json").read_text())
+    assert found["labels"] == "simulated"
+    assert found["judged_by"] == "human"
+    assert "1 frm_test pairs that people judged have too few votes" in capsys.readouterr().err
+    learning.main()
+    assert json.loads((root / "metrics/frm_learning.json").read_text())["labels"] == "simulated"
+
+
 def test_several_processes_are_refused(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
