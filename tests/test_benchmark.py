@@ -69,8 +69,9 @@ def write_faces(root: Path, split: str = "test") -> None:
     )
     drawn = {"blur_kind": "iso", "blur_sigma_x": 1.0, "blur_sigma_y": 1.0, "blur_angle": 0.0, "scale": 1.0}
     drawn |= {"noise_sigma": 0.0, "jpeg_quality": 90, "seed": 0}
+    darker = {face: tables.image_cell(encode_png(image - (image > 0)), face) for face, image in images.items()}
     tables.write(
-        tables.DEGRADED, root / "data/degraded", [{"face_id": f, "image": c} | drawn for f, c in cells.items()]
+        tables.DEGRADED, root / "data/degraded", [{"face_id": f, "image": c} | drawn for f, c in darker.items()]
     )
 
 
@@ -234,6 +235,11 @@ def test_test_faces_travel_as_files_and_come_back_as_results(project, capsys):
     commands.compare(Path("out"), [Path("mine")], metrics="psnr", resamples=200)
     found = json.loads(Path("benchmark/benchmark.json").read_text())
     assert found["comparisons"]["out"]["mine"]["mine − lq"]["psnr"]["delta"] == 0
+    dataset = from_tables("data/faces", "data/degraded")
+    for table, folder, side in ((tables.DEGRADED, "degraded", dataset.lq), (tables.FACES, "faces", dataset.hq)):
+        kept = tables.read_images(table, project / "data" / folder)
+        assert all(np.array_equal(image, kept[name]) for name, image in zip(dataset.ids, side, strict=True))
+    assert all(lq.mean() < hq.mean() for lq, hq in zip(dataset.lq, dataset.hq, strict=True))
     (project / "out/lq/stranger.png").touch()
     with pytest.raises(SystemExit):
         commands.faces(Path("out"))

@@ -83,7 +83,7 @@ def test_identity_by_kept_embeddings_equals_the_metric(tmp_path, monkeypatch):
 
 def test_diversity_is_the_distance_between_samples():
     restored = {"r/base": [BLUR, HQ, BLUR], "r/full": [HQ, HQ, HQ]}
-    result, _ = run(restored, "psnr", samples=3)
+    result, _ = run(restored, "stlpips_vgg", "psnr", samples=3)  # the first is what samples are compared by, too
     found = result["diversity"]["test"]
     apart = Scorer(dataset(), {}, ScoreCache()).score(["stlpips_vgg"], [BLUR])["stlpips_vgg"].mean()
     assert (found["metric"], found["samples"], found["n"]) == ("stlpips_vgg", 3, 6)

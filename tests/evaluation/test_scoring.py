@@ -1,5 +1,7 @@
 """Scores of small known images, the cache, and what is refused or absent."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -208,3 +210,14 @@ def test_a_processor_is_told_by_name_and_numbers(tmp_path):
     info.write_text("processor\t: 0\nmodel name\t: Cortex\n")
     assert scoring.cpu_model(info) == "Cortex"
     assert scoring.cpu_model(tmp_path / "none")
+
+
+def test_a_score_is_kept_under_what_the_image_was_compared_with(dataset):
+    """Other originals, and other inputs, under the same ids: nothing that was scored against the old ones counts."""
+    cache, images = ScoreCache(), [image // 2 for image in dataset.hq]
+    moved = replace(dataset, hq=tuple(image // 4 * 3 for image in dataset.hq), lq=tuple(one // 2 for one in dataset.lq))
+    for name in ("psnr", "lq_l1"):
+        kept = [Scorer(one, {}, cache).score([name], [images])[name] for one in (dataset, moved)]
+        fresh = [Scorer(one, {}, ScoreCache()).score([name], [images])[name] for one in (dataset, moved)]
+        np.testing.assert_array_equal(kept, fresh)
+        assert not np.isclose(*kept).any()

@@ -13,10 +13,12 @@ import pytest
 from pipeline import tables
 from pipeline.params import UserError
 from pipeline.report import formats, further
-from pipeline.report.content import Inputs, downloads, gather
+from pipeline.report import tables as report_tables
+from pipeline.report.content import Inputs, downloads, gather, tiles
 from pipeline.report.params import ReportParams
 from pipeline.report.provenance import dvc_md5
 from pipeline.report.render import render
+from pipeline.report.text import change, value_text
 from stages import report
 from tests.report.example import REPORT, write_run
 
@@ -391,3 +393,37 @@ def test_where_faces_share_people_both_are_counted():
     judge = {"n": 2, "faces": 6, "comparisons": 6, "ties": 0, "models": models}
     [part] = further.win_rates({"bradley_terry": {"Set": {"reward_frm": judge}}, "scores": {"Set": {}}})
     assert part["intro"].startswith("6 comparisons on 6 faces (of 2 people) of Set")
+
+
+def test_tiles_say_what_changed_from_base_to_refl_beside_the_rewards_own_share_and_the_input(run):
+    benchmark = json.loads((run / "metrics/benchmark.json").read_text())
+    [dataset] = benchmark["scores"]
+    scores, compared = benchmark["scores"][dataset], benchmark["comparisons"][dataset]
+    found = tiles(benchmark, dataset, ["id_dlib", "psnr"])
+    places = [(one, metric) for one in ("diffbir", "osediff", "gfpgan") for metric in ("id_dlib", "psnr")]
+    for (restorer, metric), tile in zip(places, found, strict=True):
+        means, entries = scores[restorer], compared[restorer]
+        assert (tile["from"], tile["to"]) == tuple(value_text(means[one][metric]["mean"]) for one in ("base", "refl"))
+        assert tile["change"] == change(metric, entries["full-base"][metric])
+        beside = {"reward’s own share": "full-no_reward", "against the untouched input": "full-lq"}
+        assert [(one["label"], one["change"]) for one in tile["beside"]] == [
+            (label, change(metric, entries[name][metric])) for label, name in beside.items()
+        ]
+    assert len({tile["change"] for tile in found} | {one["change"] for tile in found for one in tile["beside"]}) > 4
+
+
+def test_a_forest_plot_points_right_where_the_model_is_better(run):
+    benchmark = json.loads((run / "metrics/benchmark.json").read_text())
+    [dataset] = benchmark["scores"]
+    seen = set()
+    for comparison in report_tables.comparisons(
+        benchmark, dataset, tables.read_frame(tables.SCORES, run / "data/scores")
+    ):
+        for row in comparison["rows"]:
+            if row["verdict"] == "none":
+                continue
+            zero = float(re.search(r'class="zero" x1="([\d.]+)"', str(row["svg"])).group(1))
+            left, right = re.search(r'class="whisker \w+" x1="([\d.]+)".* x2="([\d.]+)"', str(row["svg"])).groups()
+            assert (float(left) >= zero) if row["verdict"] == "better" else (float(right) <= zero)
+            seen.add((row["verdict"], benchmark["metrics"][row["name"]]["higher_is_better"]))
+    assert seen == {(verdict, higher) for verdict in ("better", "worse") for higher in (True, False)}

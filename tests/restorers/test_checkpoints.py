@@ -28,6 +28,7 @@ from pipeline.restorers.load import load
 from pipeline.restorers.osediff import ENCODER, OSEDiff, put_adapters
 from pipeline.restorers.protocol import Rollout
 from pipeline.restorers.schedule import sd21_scheduler
+from pipeline.runtime import noise_like_ids
 from tests import tiny
 from tests.restorers import official
 
@@ -168,6 +169,15 @@ def test_osediff_computes_with_its_adapters_merged(zoo: Zoo, osediff: OSEDiff) -
     eps = unet(latents, torch.tensor([999]), encoder_hidden_states=prompts).sample
     x0 = (latents - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()
     torch.testing.assert_close(osediff.x0(latents, prompts), x0, atol=2e-3, rtol=1e-3)
+    # and so does what users call, from a posterior sample by the adapted encoder
+    own = noise_like_ids(["a"], (4, 8, 8), 5, "osediff")
+    latents = 0.18215 * (posterior.mean + posterior.std * own)
+    eps = unet(latents, torch.tensor([999]), encoder_hidden_states=prompts).sample
+    x0 = (latents - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()
+    restored = osediff.restore(lq, [""], ["a"], 5)
+    torch.testing.assert_close(restored, osediff.denoiser.decode(x0).clamp(-1, 1), atol=2e-2, rtol=1e-2)
+    plain = osediff.denoiser.encode_sample(lq, own)
+    assert not torch.allclose(restored, osediff.denoiser.decode(osediff.x0(plain, prompts)).clamp(-1, 1), atol=4e-2)
 
 
 def test_only_the_lq_goes_through_the_adapted_encoder(zoo: Zoo, osediff: OSEDiff) -> None:

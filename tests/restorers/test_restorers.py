@@ -34,6 +34,13 @@ def test_pixel_unshuffle_loses_nothing() -> None:
     torch.testing.assert_close(autoencoder.decode(latents).sample, images, atol=0, rtol=0)
 
 
+def test_a_posterior_sample_has_the_spread_that_was_asked_for() -> None:
+    denoiser, images = tiny.denoiser(), lq()
+    noise = torch.randn(3, 48, 4, 4)
+    moved = denoiser.encode_sample(images, noise) - denoiser.encode(images)
+    torch.testing.assert_close(moved, tiny.VAE["posterior_std"] * noise * tiny.VAE["scaling_factor"])
+
+
 @pytest.mark.parametrize("build", [tiny.diffbir, tiny.osediff])
 def test_a_restoration_depends_on_id_and_seed_not_on_the_batch(build: type) -> None:
     restorer, images, ids = build(), lq(), ["a", "b", "c"]
@@ -53,6 +60,12 @@ def test_an_untouched_controlnet_ignores_the_lq() -> None:
     first = restorer.restore(lq(), [""] * 3, ["a", "b", "c"], 0)
     second = restorer.restore(-lq(), [""] * 3, ["a", "b", "c"], 0)
     torch.testing.assert_close(first, second)  # zero convolutions: no control yet
+    ours, theirs = restorer.controlnet.state_dict(), base.unet.state_dict()
+    assert torch.equal(ours["conv_in.weight"][:, :48], theirs["conv_in.weight"])  # x_t first, then the condition
+    assert not ours["conv_in.weight"][:, 48:].any()
+    copied = [name for name in ours.keys() & theirs.keys() if name != "conv_in.weight"]
+    assert any(name.startswith("down_blocks.") for name in copied)
+    assert all(torch.equal(ours[name], theirs[name]) for name in copied)
 
 
 def test_untouched_adapters_leave_the_denoiser_as_it_is() -> None:
