@@ -6,6 +6,8 @@ Heavy modules are imported inside the commands, so that `--help` answers at once
 from __future__ import annotations
 
 import importlib
+import io
+import sys
 
 import typer
 
@@ -68,6 +70,9 @@ for _name, _text in STAGES.items():
 
 def main() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding than UTF-8 can't show every name
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 

@@ -10,7 +10,7 @@ import typer
 from pipeline.faces.detection import load_detector
 from pipeline.faces.params import DetectorName
 from pipeline.params import UserError
-from pipeline.photos import Finder, restore_photos
+from pipeline.photos import Finder, output_paths, restore_photos
 from pipeline.restorers.load import load as load_restorer
 from pipeline.runtime import Device, RuntimeParams, configure, device, one_line_errors, require_writable
 
@@ -24,7 +24,7 @@ def restore(
     detector: Annotated[DetectorName, typer.Option(help="dlib works offline; facexlib needs --weights.")] = "dlib",
     weights: Annotated[Path | None, typer.Option(help="facexlib's detection_Resnet50_Final.pth.")] = None,
     min_score: Annotated[
-        float, typer.Option(help="Least score of a face: dlib's margin, facexlib's probability.")
+        float, typer.Option(min=0, help="Least score of a face: dlib's margin, facexlib's probability.")
     ] = 0.5,
     detection_size: Annotated[
         int, typer.Option(min=64, max=8192, help="px, longer side of a photo while faces are found.")
@@ -35,11 +35,14 @@ def restore(
     """Find the faces of your photos, restore them with a trained restorer, and paste them back softly."""
     if detector == "facexlib" and weights is None:
         raise UserError("--detector facexlib needs --weights, the path of detection_Resnet50_Final.pth")
+    if detector == "facexlib" and min_score > 1:
+        raise UserError(f"--min-score {min_score:g}: facexlib's score is a probability, at most 1")
+    output_paths(photos, out)  # what is wrong with them is said before a model is loaded
     require_writable(out, "--out")
     configure(RuntimeParams(device=on, tf32=True))  # pictures, no measurements
     where = device(on)
-    restorer = load_restorer(model, where)
     finder = None if aligned else Finder(load_detector(detector, str(weights or ""), detection_size), min_score)
+    restorer = load_restorer(model, where)
     try:
         restore_photos(photos, out, restorer, finder, where, seed)
     except OSError as error:

@@ -36,7 +36,7 @@ class KernelProb(Params):
 class DegradationParams(Params):
     """Ranges [low, high] from which each face's degradation is drawn uniformly."""
 
-    kernel_size: int = Field(ge=1)
+    kernel_size: int = Field(ge=1, le=999)
     kernel_prob: KernelProb
     sigma: Range
     scale: Range

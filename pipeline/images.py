@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,10 @@ from PIL import Image, UnidentifiedImageError
 from pipeline.params import UserError, one_line
 
 Pixels = NDArray[np.uint8]
+LONGEST = 32_766  # px: OpenCV's warps can't read beyond
+# twice as many are refused: phones make 200 million. Below that PIL would warn
+Image.MAX_IMAGE_PIXELS = 150_000_000
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})  # of files that count as images
 # what PIL raises for files that are cut off, no image, far too large, or whose metadata it stumbles over
 UNREADABLE = (
@@ -47,6 +52,8 @@ def decode(data: bytes, where: str) -> Pixels:
             pixels = np.asarray(_in_srgb(_opaque(ImageOps.exif_transpose(image))).convert("RGB"), dtype=np.uint8)
     except UNREADABLE as error:
         raise UserError(f"{where}: not a readable image ({unreadable(error)})") from None
+    if max(pixels.shape[:2]) > LONGEST:
+        raise UserError(f"{where}: a side of {max(pixels.shape[:2])} px; scale it down to {LONGEST} px")
     if mode == "F" or mode.startswith("I"):
         raise UserError(f"{where}: {mode} pixels of more than 8 bit; save it as 8-bit RGB")
     return pixels
@@ -68,17 +75,18 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """An RGB picture whose embedded profile is another one (a phone's Display P3) in sRGB, which models know."""
+    """A picture whose embedded profile is another one (a phone's Display P3, a printer's CMYK) in sRGB, which models
+    know."""
     from PIL import ImageCms
 
     profile = image.info.get("icc_profile")
-    if not profile or image.mode != "RGB":
+    if not profile or image.mode not in ("RGB", "CMYK", "L"):
         return image
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if "srgb" in ImageCms.getProfileDescription(own).lower():
             return image
-        converted = ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"))
+        converted = ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError):  # a damaged profile: the numbers are all that is known
         return image
     return converted or image
@@ -86,6 +94,8 @@ def _in_srgb(image: Image.Image) -> Image.Image:
 
 def unreadable(error: Exception) -> str:
     """What PIL's error says of a file, the same words in every run."""
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000} million pixels; scale it down"
     # its own message quotes the buffer's address
     return "of no known image format" if isinstance(error, UnidentifiedImageError) else one_line(error)
 

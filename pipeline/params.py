@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,7 +35,7 @@ def one_line(error: Exception) -> str:
 
 def printable(name: str) -> str:
     """A file's name for tables and terminals: bytes that are no UTF-8 stand as \\xNN."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class Params(BaseModel):
@@ -79,7 +78,7 @@ def read(path: Path | None = None) -> dict[str, Any]:
         raise UserError(f"{path.resolve()} is missing; run from the project root or copy a file of profiles/") from None
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # of an impossible date, of bytes that are no UTF-8
         raise UserError(f"{path} is not valid YAML: {one_line(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must be a mapping of groups, not {type(content).__name__}")

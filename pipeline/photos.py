@@ -95,12 +95,7 @@ def output_paths(source: Path, out: Path) -> dict[Path, Path]:
     file that is no earlier result.
     """
     if os.path.isdir(source):
-        inside = [source / name for name in image_names(source)]
-        # results of an earlier run are no photos
-        earlier, whole = _real(out), _real(source)
-        above = earlier == whole or earlier in whole.parents
-        below = [path for path in inside if above or earlier not in _real(path).parents]
-        photos = [path for path in below if not _is_result(path)]
+        photos = [path for path in (source / name for name in image_names(source)) if not _is_result(path)]
         root, kept = source, photos
     elif os.path.isfile(source):
         photos, root = [source], source.parent
@@ -131,7 +126,7 @@ def output_paths(source: Path, out: Path) -> dict[Path, Path]:
 
 def _folded(path: Path) -> str:
     """What a disk that doesn't tell capitals apart (exFAT, a share) takes for the same name."""
-    return str(path).casefold()
+    return str(path).lower()
 
 
 def _real(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from pipeline.params import PARAMS_FILE, Params, UserError, load
 T = TypeVar("T")
 P = ParamSpec("P")
 Device = Literal["auto", "cpu", "cuda", "mps"]
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a full disk, a spent quota, a read-only one
 
 
 class LogParams(Params):
@@ -59,13 +61,21 @@ def stage(command: Callable[P, None]) -> Callable[P, None]:
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         configure(load("runtime", RuntimeParams))
-        command(*args, **kwargs)
+        try:
+            command(*args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            said = " ".join(str(error).split(". ")[:2])
+            raise UserError(
+                f"the GPU's memory is too small ({said}); lower the batch sizes of this stage's params, or set "
+                "runtime.device: cpu"
+            ) from None
 
     return run
 
 
 def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Wrap a Typer command: a `UserError` ends the process with exit code 2 and one clear line, no traceback.
+    """Wrap a Typer command: a `UserError`, or a disk that takes nothing more, ends the process with exit code 2 and one
+    clear line, no traceback.
 
     Every other exception is ours and keeps its traceback.
     """
@@ -76,6 +86,11 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            print(f"error: {error.filename or Path.cwd()}: can't be written ({error.strerror})", file=sys.stderr)
             sys.exit(2)
 
     return run

@@ -196,9 +196,13 @@ def write(table: Table, folder: Path | str, rows: Iterable[Mapping[str, Any]]) -
     building = folder.with_name(f".{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    for index, shard in enumerate(_shards(table, ordered)):
-        with atomic(building / f"part-{index:05d}.parquet") as temporary:
-            write_file(pa.Table.from_pylist(shard, schema=table.schema(extra)), temporary)
+    try:
+        for index, shard in enumerate(_shards(table, ordered)):
+            with atomic(building / f"part-{index:05d}.parquet") as temporary:
+                write_file(pa.Table.from_pylist(shard, schema=table.schema(extra)), temporary)
+    except BaseException:  # a full disk, say: not left full of half a table
+        shutil.rmtree(building, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
     building.replace(folder)
 

@@ -56,6 +56,8 @@ def main() -> None:
     names, absent = compute.available(compute.expand(params.names), min(images[ids[0]].shape[:2]))
     for name, reason in absent.items():
         print(f"feature {name} is absent: {reason}", file=sys.stderr)
+    if not names:
+        raise UserError("features.names: none of them can be computed here (see above); name others")
     values = compute.score(
         names,
         [images[candidate_id] for candidate_id in ids],

@@ -147,11 +147,12 @@ def test_another_wheel_is_refused(tmp_path: Path) -> None:
 def test_a_folder_is_read_recursively_with_captions(project: Path) -> None:
     fill(project / "photos/a", 2)
     (project / "photos/a/000.txt").write_text("a face,\n smiling \n", encoding="utf-8-sig")  # as Notepad writes it
+    (project / "photos/a/001.TXT").write_text("LOUD", encoding="utf-8")  # as a camera's card spells it
     (project / "photos/a/notes.md").write_text("no image")
     (project / "photos/.hidden").mkdir()
     (project / "photos/.hidden/x.png").write_bytes(encode_png(picture(9)))
     faces, rejects = folder_faces(params(FOLDER), 16)
-    assert [(face.source, face.caption) for face in faces] == [("a/000.png", "a face, smiling"), ("a/001.png", "")]
+    assert [(face.source, face.caption) for face in faces] == [("a/000.png", "a face, smiling"), ("a/001.png", "LOUD")]
     assert faces[0].image.shape == (16, 16, 3)
     assert (faces[0].width, faces[0].height) == (24, 24)
     assert rejects == []
@@ -412,6 +413,10 @@ def test_a_share_moved_between_train_and_preference_leaves_val_and_test() -> Non
         ({"aligned": False}, "min_detection_score"),
         ({"detector": "facexlib", "aligned": False, "min_detection_score": 0.5}, "weights"),
         ({"min_detection_score": -0.5}, "min_detection_score"),
+        (
+            {"detector": "facexlib", "aligned": False, "min_detection_score": 50.0, "weights": "x.pth"},
+            "at most 1",
+        ),
         ({"detector": "opencv"}, "detector"),
         ({"splits": SPLITS | {"train": 0.9}}, "splits"),
         ({"splits": SPLITS | {"train": 0.7, "test": 0.0}}, r"splits\.test"),  # a later stage would miss it, after hours

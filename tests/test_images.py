@@ -63,7 +63,7 @@ def test_what_is_transparent_is_white_and_a_profile_counts_with_transparency_and
     assert np.array_equal(found[5:], picture[5:])
     seen = []
 
-    def convert(image: Image.Image, *_: object) -> Image.Image:
+    def convert(image: Image.Image, *_: object, **__: object) -> Image.Image:
         seen.append(image.mode)
         return image
 
@@ -123,21 +123,26 @@ def profile(red: tuple[float, ...], green: tuple[float, ...], blue: tuple[float,
     def xyz(values: tuple[float, ...]) -> bytes:
         return b"XYZ " + bytes(4) + b"".join(struct.pack(">i", round(65536 * one)) for one in values)
 
+    tags = {b"rXYZ": xyz(red), b"gXYZ": xyz(green), b"bXYZ": xyz(blue)}
+    return icc(b"RGB ", name, tags | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), gamma(563)))
+
+
+def gamma(hundredths: int) -> bytes:
+    """A tone curve of an ICC profile; its exponent in 256ths."""
+    return b"curv" + bytes(4) + struct.pack(">IH", 1, hundredths) + bytes(2)
+
+
+def icc(space: bytes, name: str, tags: dict[bytes, bytes]) -> bytes:
+    """A minimal ICC v2 profile of a monitor."""
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", *(round(65536 * one) for one in (0.9642, 1.0, 0.8249)))
     said = name.encode() + b"\0"
-    tags = {
-        b"desc": b"desc" + bytes(4) + struct.pack(">I", len(said)) + said + bytes(78),
-        b"wtpt": xyz((0.9642, 1.0, 0.8249)),
-        b"rXYZ": xyz(red),
-        b"gXYZ": xyz(green),
-        b"bXYZ": xyz(blue),
-    }
-    tags |= {key: b"curv" + bytes(4) + struct.pack(">IH", 1, 563) + bytes(2) for key in (b"rTRC", b"gTRC", b"bTRC")}
+    tags = {b"desc": b"desc" + bytes(4) + struct.pack(">I", len(said)) + said + bytes(78), b"wtpt": white} | tags
     table, body, start = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
     for key, content in tags.items():
         table += key + struct.pack(">II", start + len(body), len(content))
         body += content + bytes(-len(content) % 4)
-    head = struct.pack(">I4sI4s4s4s", start + len(body), bytes(4), 0x02100000, b"mntr", b"RGB ", b"XYZ ")
-    head += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + xyz((0.9642, 1.0, 0.8249))[8:]
+    head = struct.pack(">I4sI4s4s4s", start + len(body), bytes(4), 0x02100000, b"mntr", space, b"XYZ ")
+    head += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + white[8:]
     return head.ljust(128, b"\0") + table + body
 
 
@@ -155,3 +160,26 @@ def test_another_colour_space_becomes_srgb_and_srgb_stays() -> None:
     assert np.allclose(read(turned), [0, 255, 0], atol=3)
     assert read(profile(red, green, blue, "sRGB by name")) == [255, 0, 0]
     assert read(turned[:200]) == [255, 0, 0]  # damaged: the numbers are all that is known
+
+
+def test_the_profile_of_a_grey_picture_counts_too() -> None:
+    def read(icc_profile: bytes | None) -> int:
+        buffer = io.BytesIO()
+        Image.new("L", (4, 4), 128).save(buffer, format="PNG", **({"icc_profile": icc_profile} if icc_profile else {}))
+        red, green, blue = images.decode(buffer.getvalue(), "x")[0, 0].tolist()
+        assert red == green == blue
+        return int(red)
+
+    assert read(None) == 128
+    linear = 128 / 255  # of gamma 1, so sRGB's curve makes it lighter
+    assert read(icc(b"GRAY", "linear", {b"kTRC": gamma(256)})) == pytest.approx(
+        255 * (1.055 * linear ** (1 / 2.4) - 0.055), abs=2
+    )
+
+
+def test_a_side_that_no_warp_can_read_is_refused(monkeypatch: pytest.MonkeyPatch, picture: images.Pixels) -> None:
+    monkeypatch.setattr(images, "LONGEST", 20)
+    wide = np.zeros((4, 21, 3), dtype=np.uint8)
+    with pytest.raises(UserError, match="wide: a side of 21 px; scale it down to 20 px"):
+        images.decode(images.encode_png(wide), "wide")
+    images.decode(images.encode_png(wide[:, :20]), "wide")

@@ -85,6 +85,7 @@ def test_all_mistakes_of_a_group_are_said_at_once(file: Path) -> None:
         ("seed: 1\nfrm: {}\nseed: 2\n", "`seed` is there twice"),
         ("frm: {steps: 1, steps: 2}\n", "`steps` is there twice"),
         ("\x00", "not valid YAML"),
+        ("faces: {folder: 2024-13-01}\n", "not valid YAML: month must be in 1..12"),
         ("faces: {folder: {{path}}}\n", "not valid YAML"),
     ],
 )

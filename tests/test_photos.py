@@ -341,3 +341,13 @@ def test_a_group_goes_through_the_model_in_parts(
         [path] = restore_photos(tmp_path / "two.png", tmp_path / "out", restorer, finder, CPU, 0, lambda _: None)
         results.append((path.read_bytes(), restorer.ids))
     assert results[0] == results[1]
+
+
+def test_photos_in_the_folder_of_results_are_restored_too(tmp_path: Path, photo: Pixels) -> None:
+    (tmp_path / "all/2024").mkdir(parents=True)
+    for name in ("a.jpg", "2024/b.jpg"):
+        (tmp_path / "all" / name).write_bytes(encode_png(photo[:64, :64]))
+    out = tmp_path / "all/2024"
+    for _ in range(2):
+        written = restore_photos(tmp_path / "all", out, Fake(64), None, CPU, seed=0, say=lambda _: None)
+        assert written == [out / "2024/b.png", out / "a.png"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -106,6 +107,29 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(project: Path, capsys: pyte
         command()
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: data/faces: empty; run `dvc repro prepare`\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "data/x"), "error: data/x: can't be written (No space left"),
+        (OSError(errno.EROFS, "Read-only file system"), "can't be written (Read-only file system)"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has …"), "lower the batch sizes"),
+    ],
+)
+def test_a_full_disk_and_a_full_gpu_are_one_line(
+    project: Path, capsys: pytest.CaptureFixture[str], error: Exception, said: str
+) -> None:
+    @runtime.stage
+    def command() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        command()
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
 
 
 def test_our_own_mistakes_keep_their_traceback(project: Path) -> None:

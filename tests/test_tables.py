@@ -135,6 +135,7 @@ def test_a_write_that_dies_leaves_the_old_table(folder: Path, monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         tables.write(FACES, folder, [face("z")])
     assert contents(folder) == before
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # a full disk isn't kept full
 
 
 def truncate(file: Path) -> None:

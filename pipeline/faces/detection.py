@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.compat import dlib_weights
 from pipeline.images import Pixels
 from pipeline.params import UserError
+from pipeline.runtime import one_thread
 
 # Five points of an aligned 512 px FFHQ face, (x, y): left eye, right eye, nose tip, left and right mouth corner, as
 # seen in the image (facexlib's FaceRestoreHelper).
@@ -103,7 +104,7 @@ class RetinaFaceDetector:
             raise UserError(f"{weights}: not the weights of facexlib's {RETINAFACE}") from None
 
     def __call__(self, image: Pixels, min_score: float) -> list[Found]:
-        with torch.inference_mode():
+        with one_thread(), torch.inference_mode():  # in this process or in one of several: the same bits
             rows = self.model.detect_faces(np.ascontiguousarray(image[..., ::-1]), conf_threshold=min_score)  # BGR
         return [Found(_box(row[:4]), float(row[4]), row[5:].reshape(5, 2).astype(np.float64)) for row in rows]
 

@@ -122,13 +122,18 @@ def image_names(folder: Path) -> list[str]:
 
 
 def read_caption(image: Path) -> str:
-    """The `.txt` beside the image on one line, "" where there is none; raises UserError when it is not UTF-8."""
-    try:
-        return " ".join(image.with_suffix(".txt").read_text(encoding="utf-8-sig").split())
-    except FileNotFoundError:
-        return ""
-    except UnicodeDecodeError:
-        raise UserError(f"its caption {printable(image.with_suffix('.txt').name)} is not UTF-8 text") from None
+    """The `.txt` (or `.TXT`) beside the image on one line, "" where there is none.
+
+    Raises UserError when it is not UTF-8.
+    """
+    for caption in (image.with_suffix(".txt"), image.with_suffix(".TXT")):
+        try:
+            return " ".join(caption.read_text(encoding="utf-8-sig").split())
+        except FileNotFoundError:
+            continue
+        except UnicodeDecodeError:
+            raise UserError(f"its caption {printable(caption.name)} is not UTF-8 text") from None
+    return ""
 
 
 def _spelt(name: str) -> str:

@@ -51,4 +51,6 @@ class FacesParams(Params):
             raise ValueError("min_detection_score may be null only for a folder of aligned images")
         if self.detector == "facexlib" and not self.weights and not self.aligned:
             raise ValueError("detector `facexlib` needs `weights`, the path of detection_Resnet50_Final.pth")
+        if self.detector == "facexlib" and not self.aligned and (self.min_detection_score or 0) > 1:
+            raise ValueError("min_detection_score: facexlib's score is a probability, at most 1")
         return self

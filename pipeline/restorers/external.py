@@ -51,7 +51,11 @@ class External:
                 raise UserError(f"{self.paths[face_id]}: is {width} × {height} px, its input is {wanted} px; resize it")
 
     def _read(self, face_id: str) -> Pixels:
-        return decode(self.paths[face_id].read_bytes(), str(self.paths[face_id]))
+        path = self.paths[face_id]
+        try:
+            return decode(path.read_bytes(), str(path))
+        except OSError as error:  # a folder of that name, a link that leads nowhere
+            raise UserError(f"{path}: not readable ({error.strerror})") from None
 
     def restore(
         self, lq: torch.Tensor, prompts: Sequence[str], ids: Sequence[str], seed: int, **setting: float

@@ -65,6 +65,10 @@ def test_what_does_not_fit_is_named(folder: Path, faces: Dataset) -> None:
     (folder / "face1.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"face1\.png: not a readable image"):
         External(folder, faces, SOURCES)
+    (folder / "face1.png").unlink()
+    (folder / "face1.png").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"face1\.png: not readable \(No such file"):
+        External(folder, faces, SOURCES)
     with pytest.raises(UserError, match="nowhere: no such folder"):
         External(folder / "nowhere", faces, SOURCES)
 
