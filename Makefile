@@ -3,6 +3,7 @@
 #                                  profiles/omi-cpu.yaml in .runs/omi-cpu, a git worktree at HEAD with the same DVC
 #                                  cache; PROFILE=paper wants WEIGHTS=/path/to/weights, too
 # make repro STAGES="frm"          as far as these stages, with or without a profile
+# make profile PROFILE=omi-cpu     sets .runs/omi-cpu up and runs nothing
 # make ablation                    params.yaml with all variants of stage refl, and their benchmark and report, in
 #                                  .runs/ablation; or other VARIANTS, such as "full full_seed1 full_seed2
 #                                  no_reward no_reward_seed1 no_reward_seed2 more_base", and
@@ -38,7 +39,7 @@ VARIANTS ?= structure reward static full no_reward more_base
 RESTORERS ?=
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 12
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 13
 
 venv: $(VENV)/.installed
 
