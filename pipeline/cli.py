@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import importlib
 import io
+import runpy
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import typer
 
@@ -46,26 +49,36 @@ app = typer.Typer(
 stage_app = typer.Typer(no_args_is_help=True, help="One stage of the DAG by hand; `dvc repro` runs what is needed.")
 
 
-def _mount(on: typer.Typer, path: str, module: str, attribute: str, text: str) -> None:
-    """Add a command that imports `module` only when it is called and hands it all arguments, `--help` too."""
+def _mount(on: typer.Typer, name: str, text: str, run: Callable[[list[str]], None]) -> None:
+    """Add a command that hands all its arguments, `--help` too, to `run`."""
 
     def command(context: typer.Context) -> None:
-        target = getattr(importlib.import_module(module), attribute)
-        if not isinstance(target, typer.Typer):
-            single = typer.Typer(add_completion=False)
-            single.command()(target)
-            target = single
-        target(args=context.args, prog_name=f"diffusionreward {path}")
+        run(context.args)
 
     options = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
-    on.command(path.split()[-1], help=text, context_settings=options)(command)
+    on.command(name, help=text, context_settings=options)(command)
+
+
+def _call(name: str, module: str, attribute: str, args: list[str]) -> None:
+    target = getattr(importlib.import_module(module), attribute)
+    if not isinstance(target, typer.Typer):
+        single = typer.Typer(add_completion=False)
+        single.command()(target)
+        target = single
+    target(args=args, prog_name=f"diffusionreward {name}")
+
+
+def _run_stage(name: str, args: list[str]) -> None:
+    """`python -m stages.NAME`: what one of the two began to train, the other goes on with."""
+    sys.argv[1:] = args
+    runpy.run_module(f"stages.{name}", run_name="__main__", alter_sys=True)
 
 
 for _name, (_module, _attribute, _text) in COMMANDS.items():
-    _mount(app, _name, _module, _attribute, _text)
+    _mount(app, _name, _text, partial(_call, _name, _module, _attribute))
 app.add_typer(stage_app, name="stage")
 for _name, _text in STAGES.items():
-    _mount(stage_app, f"stage {_name}", f"stages.{_name}", "main", _text)
+    _mount(stage_app, _name, _text, partial(_run_stage, _name))
 
 
 def main() -> None:

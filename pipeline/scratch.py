@@ -13,7 +13,8 @@ from pipeline.runtime import fingerprint
 def key(*parts: object) -> str:
     """`fingerprint` of the parts, the project's loaded modules and the stage that runs, and whether TF32 is on: changed
     code never takes up old weights."""
-    files = [module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "pipeline"]
+    loaded = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "pipeline"}
+    files = [module.__file__ for name, module in loaded.items() if name != "pipeline.cli"]  # it only starts stages
     stage = getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m stages.NAME`
     if stage and stage.name.partition(".")[0] == "stages":
         files.append(stage.origin)

@@ -8,7 +8,7 @@ import typer
 
 from pipeline.params import load
 from pipeline.report import formats
-from pipeline.report.content import Inputs, gather
+from pipeline.report.content import gather
 from pipeline.report.params import ReportParams
 from pipeline.report.reading import read_json
 from pipeline.report.render import render
@@ -20,9 +20,8 @@ OUT = Path("data/report")
 @stage
 def main() -> None:
     """Gather metrics, scores, images and plots into a folder."""
-    inputs = Inputs(Path("."))
-    write_text(OUT / "report.html", render(gather(inputs, load("report", ReportParams))))
-    benchmark = read_json(inputs.metrics / "benchmark.json")
+    write_text(OUT / "report.html", render(gather(Path(), load("report", ReportParams))))
+    benchmark = read_json(Path("metrics/benchmark.json"))
     formats.write(OUT, benchmark, next(iter(benchmark["scores"])))
 
 

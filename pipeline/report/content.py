@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,60 +30,21 @@ SPREAD = ("base", "more_base", "no_reward", shown.FULL)  # variants whose distri
 KEY = "full-no_reward"  # the comparison this project exists for
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Where the pipeline's outputs lie; `root` is the project."""
+def gather(root: Path, params: ReportParams) -> dict[str, Any]:
+    """The template's context, from the outputs of the project at `root`.
 
-    root: Path
-
-    @property
-    def faces(self) -> Path:
-        """FACES table."""
-        return self.root / "data/faces"
-
-    @property
-    def degraded(self) -> Path:
-        """DEGRADED table."""
-        return self.root / "data/degraded"
-
-    @property
-    def restored(self) -> Path:
-        """A RESTORED table for each dataset and model."""
-        return self.root / "data/restored"
-
-    @property
-    def scores(self) -> Path:
-        """SCORES table."""
-        return self.root / "data/scores"
-
-    @property
-    def votes(self) -> Path:
-        """VOTES table."""
-        return self.root / "data/votes"
-
-    @property
-    def metrics(self) -> Path:
-        """Folder of metrics files."""
-        return self.root / "metrics"
-
-    @property
-    def plots(self) -> Path:
-        """Folder of plots files."""
-        return self.root / "plots"
-
-
-def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
-    """The template's context. Raises UserError naming the file that is missing or broken, and the stage to rerun."""
-    benchmark = read_json(inputs.metrics / "benchmark.json")
-    frm, svm = read_json(inputs.metrics / "frm.json"), read_json(inputs.metrics / "svm.json")
+    Raises UserError naming the file that is missing or broken, and the stage to rerun.
+    """
+    benchmark = read_json(root / "metrics/benchmark.json")
+    frm, svm = read_json(root / "metrics/frm.json"), read_json(root / "metrics/svm.json")
     dataset = next(iter(benchmark["scores"]))
-    scores = tables.read_frame(tables.SCORES, inputs.scores)
+    scores = tables.read_frame(tables.SCORES, root / "data/scores")
     scores = scores[scores["dataset"] == dataset]
     restorers = list(benchmark["comparisons"][dataset])
     variants = {
         name: ["full" if one == shown.FULL else one for one in benchmark["scores"][dataset][name]] for name in restorers
     }
-    votes = tables.read_frame(tables.VOTES, inputs.votes, ["event_id", "annotator", "annotator_kind"])
+    votes = tables.read_frame(tables.VOTES, root / "data/votes", ["event_id", "annotator", "annotator_kind"])
     kinds = {str(kind): len(part) for kind, part in votes.groupby("annotator_kind")}
     annotators = {str(kind): part["annotator"].nunique() for kind, part in votes.groupby("annotator_kind")}
     compared = shown.comparisons(benchmark, dataset, scores)
@@ -123,18 +83,18 @@ def gather(inputs: Inputs, params: ReportParams) -> dict[str, Any]:
         "downloads": downloads(benchmark, dataset),
         "absent": benchmark["absent"],
         "further": further.gather(benchmark, dataset),
-        "pictures": pictures(inputs, params, dataset, scores, restorers),
+        "pictures": pictures(root, params, dataset, scores, restorers),
         "worst_label": benchmark["metrics"].get(params.worst_by, {}).get("label", params.worst_by),
         "trifle": text.share(params.smallest_loss),
         "distributions": distributions(benchmark, dataset, scores, params.headline),
-        "training": curves.training(inputs.plots / "refl", inputs.metrics / "refl", variants),
-        "base_plots": curves.plots(sorted(inputs.plots.glob("base*.csv"))),
-        "frm": evidence.reward_model(frm, read_json(inputs.metrics / "frm_learning.json")),
-        "frm_plots": curves.evidence_plots(sorted(inputs.plots.glob("frm_*.csv"))),
+        "training": curves.training(root / "plots/refl", root / "metrics/refl", variants),
+        "base_plots": curves.plots(sorted((root / "plots").glob("base*.csv"))),
+        "frm": evidence.reward_model(frm, read_json(root / "metrics/frm_learning.json")),
+        "frm_plots": curves.evidence_plots(sorted((root / "plots").glob("frm_*.csv"))),
         "svm": evidence.svm(svm),
-        "svm_plots": curves.evidence_plots(sorted(inputs.plots.glob("svm_*.csv"))),
-        "degradations": degradations(inputs),
-        "provenance": sources(inputs, benchmark),
+        "svm_plots": curves.evidence_plots(sorted((root / "plots").glob("svm_*.csv"))),
+        "degradations": degradations(root),
+        "provenance": sources(root, benchmark),
     }
 
 
@@ -178,7 +138,7 @@ def downloads(benchmark: Mapping[str, Any], dataset: str) -> dict[str, list[dict
 
 
 def pictures(
-    inputs: Inputs, params: ReportParams, dataset: str, scores: pd.DataFrame, restorers: Sequence[str]
+    root: Path, params: ReportParams, dataset: str, scores: pd.DataFrame, restorers: Sequence[str]
 ) -> dict[str, Any]:
     """The first faces in order of id, the worst by `params.worst_by`, and zooms; each picture with its score."""
     ids = sorted(scores["face_id"].unique())
@@ -193,7 +153,7 @@ def pictures(
         full = scores[scores["model"].isin([f"{restorer}/full" for restorer in restorers])]
         mean = full.groupby("face_id")[by].mean().sort_index() * sign
         worst = list(mean.sort_values(ascending=False, kind="stable").index[: params.worst_faces])
-    images = _images(inputs, dataset, {*first, *worst}, models)
+    images = _images(root, dataset, {*first, *worst}, models)
     values = scores.set_index(["model", "face_id"])[by] if worst else None
 
     def strip(face_id: str) -> dict[str, Any]:
@@ -250,16 +210,16 @@ def _slider(restorer: str, models: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _images(inputs: Inputs, dataset: str, ids: set[str], models: Sequence[str]) -> dict[str, dict[str, Pixels]]:
+def _images(root: Path, dataset: str, ids: set[str], models: Sequence[str]) -> dict[str, dict[str, Pixels]]:
     found = {
-        "lq": tables.read_images(tables.DEGRADED, inputs.degraded, {"face_id": ids}),
-        "hq": tables.read_images(tables.FACES, inputs.faces, {"face_id": ids}),
-        **restoring.read(inputs.restored, dataset, models, sample=0, ids=ids),
+        "lq": tables.read_images(tables.DEGRADED, root / "data/degraded", {"face_id": ids}),
+        "hq": tables.read_images(tables.FACES, root / "data/faces", {"face_id": ids}),
+        **restoring.read(root / "data/restored", dataset, models, sample=0, ids=ids),
     }
     for model, by_face in found.items():
         if missing := sorted(ids - set(by_face)):
-            where, stage = {"lq": (inputs.degraded, "degrade"), "hq": (inputs.faces, "prepare")}.get(
-                model, (inputs.restored, "benchmark")
+            where, stage = {"lq": (root / "data/degraded", "degrade"), "hq": (root / "data/faces", "prepare")}.get(
+                model, (root / "data/restored", "benchmark")
             )
             raise UserError(f"{where}: no image of {model} for face {missing[0]}; rerun `dvc repro {stage}`")
     return found
@@ -304,11 +264,11 @@ def _difference(restorer: str, baseline: str, delta: np.ndarray, entry: Mapping[
     return {"caption": f"{name}. Better on {text.share(better)} of faces", "svg": svg}
 
 
-def degradations(inputs: Inputs) -> dict[str, Any]:
+def degradations(root: Path) -> dict[str, Any]:
     """What was really drawn for each image, beside the counts of each kind of blur."""
     blur = ["blur_sigma_x", "blur_sigma_y"]
     columns = ["face_id", "blur_kind", *blur, "scale", "noise_sigma", "jpeg_quality"]
-    frame = tables.read_frame(tables.DEGRADED, inputs.degraded, columns)
+    frame = tables.read_frame(tables.DEGRADED, root / "data/degraded", columns)
     values = {name: frame[blur if name == "blur_sigma" else name].to_numpy(dtype=float).ravel() for name in DRAWN}
     drawn = [
         {"caption": "", "svg": charts.histogram(values[name], "full", label, label)} for name, label in DRAWN.items()
@@ -318,13 +278,19 @@ def degradations(inputs: Inputs) -> dict[str, Any]:
     return {"charts": drawn, "kinds": f"{len(frame):,} faces of all splits; blur kernels: {said}."}
 
 
-def sources(inputs: Inputs, benchmark: Mapping[str, Any]) -> dict[str, Any]:
+def sources(root: Path, benchmark: Mapping[str, Any]) -> dict[str, Any]:
     """Data, code, params and machine behind this report."""
-    folders = (inputs.faces, inputs.degraded, inputs.votes, inputs.restored, inputs.scores)
+    folders = (
+        root / "data/faces",
+        root / "data/degraded",
+        root / "data/votes",
+        root / "data/restored",
+        root / "data/scores",
+    )
     made_by = benchmark["provenance"]
     params_text, params_hash = provenance.params_text()
     return {
-        "data": [(folder.relative_to(inputs.root).as_posix(), provenance.dvc_md5(folder)) for folder in folders],
+        "data": [(folder.relative_to(root).as_posix(), provenance.dvc_md5(folder)) for folder in folders],
         "code": [("git commit", provenance.code_commit()), ("params, SHA-256", params_hash)],
         "machine": [("CPU", made_by["cpu"]), ("threads", made_by["threads"]), ("device", made_by["device"])],
         "versions": list(made_by["versions"].items()),

@@ -14,7 +14,7 @@ from pipeline import tables
 from pipeline.params import UserError
 from pipeline.report import formats, further
 from pipeline.report import tables as report_tables
-from pipeline.report.content import Inputs, downloads, gather, tiles
+from pipeline.report.content import downloads, gather, tiles
 from pipeline.report.params import ReportParams
 from pipeline.report.provenance import dvc_md5
 from pipeline.report.render import render
@@ -58,7 +58,7 @@ def test_every_restorers_full_run_has_a_curve_and_no_run_of_an_earlier_matrix(ru
     (run / "plots/refl/diffbir-of_old.csv").write_text("of a variant that the benchmark doesn't know")
     (run / "metrics/refl/diffbir-of_old.json").write_text("")
     try:
-        context = gather(Inputs(run), ReportParams.model_validate(REPORT))
+        context = gather(run, ReportParams.model_validate(REPORT))
     finally:
         (run / "plots/refl/diffbir-of_old.csv").unlink()
         (run / "metrics/refl/diffbir-of_old.json").unlink()
@@ -295,7 +295,7 @@ def test_what_a_run_lacks_leaves_no_trace_and_what_it_has_is_shown(tmp_path, pag
     assert re.search(r"DiffBIR · ReFL \(full\)</th><td>0.123</td><td>0.111 … 0.135</td>", section)
     write_run(tmp_path, 20, size=32, with_further=False)
     monkeypatch.chdir(tmp_path)
-    bare = render(gather(Inputs(tmp_path), ReportParams(**REPORT | {"notes": {}})))
+    bare = render(gather(tmp_path, ReportParams(**REPORT | {"notes": {}})))
     assert 'id="further"' not in bare
     assert "#further" not in bare
 
@@ -342,13 +342,13 @@ def test_a_missing_input_names_the_stage(run, tmp_path, broken, message, monkeyp
     shutil.rmtree(target) if target.is_dir() else target.unlink()
     monkeypatch.chdir(root)
     with pytest.raises(UserError, match=message):
-        gather(Inputs(root), ReportParams(**REPORT))
+        gather(root, ReportParams(**REPORT))
 
 
 def test_large_images_stay_small(tmp_path, monkeypatch):
     write_run(tmp_path, 20, size=400)
     monkeypatch.chdir(tmp_path)
-    html = render(gather(Inputs(tmp_path), ReportParams(**REPORT)))
+    html = render(gather(tmp_path, ReportParams(**REPORT)))
     assert "data:image/jpeg" in html
     assert len(html) < 8_000_000
 
