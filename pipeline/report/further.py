@@ -9,7 +9,7 @@ from pipeline.report import charts, tables
 from pipeline.report.tables import ROLE_LABELS
 from pipeline.report.text import (
     VERDICTS,
-    comparison_label,
+    compared_label,
     difference,
     doubt,
     is_lone,
@@ -208,7 +208,8 @@ def differences(benchmark: Mapping[str, Any], dataset: str) -> list[Part]:
             for column in tables.columns(benchmark):
                 if entry := metrics.get(column["name"]):
                     about = tables.about(column, labels(benchmark, column["name"]))
-                    label = f"{restorer_label(restorer)} · {comparison_label(comparison)} · {column['label']}{about}"
+                    compares = compared_label(comparison, benchmark["scores"][dataset][restorer])
+                    label = f"{restorer_label(restorer)} · {compares} · {column['label']}{about}"
                     share_of = relative(column["name"], entry)
                     cells = [*difference(entry), share_of, p_text(entry["p_holm"]) + doubt(entry)]
                     rows.append((label, [*cells, VERDICTS[verdict(entry)]]))

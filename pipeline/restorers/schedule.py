@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from diffusers import DDIMScheduler
 
+TRAIN_TIMESTEPS = 1000
 # Stable Diffusion 2.1: scaled-linear betas 0.00085 → 0.012. `leading` spacing with offset 1 and
 # 50 steps gives DiffBIR's and the official ReFL's timesteps 1, 21, …, 981.
 SD21_SCHEDULE = {
-    "num_train_timesteps": 1000,
+    "num_train_timesteps": TRAIN_TIMESTEPS,
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
@@ -24,9 +25,9 @@ def sd21_scheduler(prediction_type: str) -> DDIMScheduler:
     return DDIMScheduler(**SD21_SCHEDULE, prediction_type=prediction_type)
 
 
-def timesteps(steps: int, train_timesteps: int = 1000) -> list[int]:
+def timesteps(steps: int) -> list[int]:
     """Descending DDIM timesteps, uniform, the last one 1: `timesteps(50)` is 981, 961, …, 21, 1."""
-    stride = train_timesteps // steps
+    stride = TRAIN_TIMESTEPS // steps
     return [stride * index + 1 for index in reversed(range(steps))]
 
 

@@ -73,8 +73,11 @@ def learning_curve(
         right: dict[str, Numbers] = {}
         for name, labelled in zip(LABELS, (drawn, added), strict=True):
             right[name] = np.mean([judge(some, seed + run) for run, some in enumerate(labelled)], axis=0)
-            fit = labelled[0][labelled[0].split == "fit"]
-            counts = {"pairs": len(fit), "fit_faces": int(fit.face_id.nunique())}
+            fit = [some[some.split == "fit"] for some in labelled]
+            counts = {
+                "pairs": round(np.mean([len(some) for some in fit])),
+                "fit_faces": round(np.mean([some.face_id.nunique() for some in fit])),
+            }
             entry[name] = accuracy(right[name], head, seed, resamples) | counts
         alone, both = (right[name] for name in LABELS)
         mean, low, high = paired_bootstrap(both - alone, seed, resamples, clusters=head.group_id.to_numpy(dtype=str))

@@ -43,7 +43,9 @@ def test_it_learns_what_annotators_prefer_on_faces_it_never_saw(
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("vision", [{}, {"layers": [1, 1, 1, 1], "width": 8, "patch_size": 16, "head_width": 32}])
+@pytest.mark.parametrize(
+    "vision", [{}, {"patch_dropout": 0.5}, {"layers": [1, 1, 1, 1], "width": 8, "patch_size": 16, "head_width": 32}]
+)
 def test_a_killed_run_resumes_bit_for_bit(
     candidates: Candidates, pairs: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vision: dict
 ) -> None:
