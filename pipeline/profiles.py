@@ -9,7 +9,6 @@ commit, `.kept`.
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 import subprocess
 import sys
@@ -84,7 +83,6 @@ def alone(name: str) -> Iterator[Path]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{run} is in use by another `make`; wait until it has ended") from None
-        os.set_inheritable(handle.fileno(), True)  # DVC holds it too, should this process be killed
         yield run
 
 
@@ -248,7 +246,7 @@ def _names(*arguments: str, at: Path) -> list[str]:
 
 def _run(command: Sequence[str], root: Path) -> None:
     """Run a command in `root`; where it fails, end with its exit code: it has said why."""
-    with subprocess.Popen(command, cwd=root, close_fds=False) as process:
+    with subprocess.Popen(command, cwd=root) as process:  # without the lock: DVC forks daemons that outlive it
         while True:
             try:
                 code = process.wait()
