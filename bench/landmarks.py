@@ -56,7 +56,8 @@ def main(folder: Annotated[Path | None, typer.Option()] = None, count: int = 250
 
 def _images(folder: Path | None, count: int) -> list[Pixels]:
     if folder is None:
-        return list(tables.read_images(tables.FACES, "data/faces").values())[:count]
+        others = {"split": {"train", "preference", "val"}}  # what is measured with is not chosen on test faces
+        return list(tables.read_images(tables.FACES, "data/faces", others).values())[:count]
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)[:count]
     return [decode(path.read_bytes(), str(path)) for path in files]
 

@@ -40,7 +40,8 @@ def headline(benchmark: Tree, dataset: str) -> str:
 
 
 def means(benchmark: Tree, dataset: str) -> str:
-    """A row for the LQ, the HQ and each variant of each restorer; – where a distance to the HQ says nothing."""
+    """A row for the LQ, the HQ, each variant of each restorer and different people (mean, 5th percentile); – where a
+    distance to the HQ says nothing."""
     scores = benchmark["scores"][dataset]
     rows = {"LQ": scores["lq"]["base"], "HQ": scores["hq"]["base"]}
     for restorer in benchmark["comparisons"][dataset]:  # in the order of the params
@@ -49,7 +50,11 @@ def means(benchmark: Tree, dataset: str) -> str:
         label: [f"{found[name]['mean']:.4f}" if name in found else "–" for name in METRICS]
         for label, found in rows.items()
     }
-    return _markdown(tuple(METRICS), cells)
+    chance = benchmark["impostor"]
+    cells["different people"] = [
+        f"{chance[name]['mean']:.4f} (5th pct {chance[name]['p5']:.4f})" if name in chance else "–" for name in METRICS
+    ]
+    return _markdown(benchmark, tuple(METRICS), cells)
 
 
 def differences(
@@ -62,7 +67,7 @@ def differences(
         for name, found in named.items()
         if not only or name in only
     }
-    return _markdown(metrics, cells)
+    return _markdown(benchmark, metrics, cells)
 
 
 def seeds(benchmark: Tree, dataset: str) -> str:
@@ -73,7 +78,13 @@ def seeds(benchmark: Tree, dataset: str) -> str:
         for name, found in benchmark["seeds"][dataset].get(restorer, {}).items()
         if "-" in name
     }
-    return _markdown(tuple(METRICS), cells)
+    return _markdown(benchmark, tuple(METRICS), cells)
+
+
+def _head(name: str, labels: str | None) -> str:
+    """A metric's name and direction, and whose votes a reward has learnt from."""
+    label, _, arrow = METRICS[name].rpartition(" ")
+    return f"{label} ({labels} labels) {arrow}" if labels else f"{label} {arrow}"
 
 
 def _difference(entry: Tree) -> str:
@@ -100,8 +111,9 @@ def _signed(value: float) -> str:
     return f"{value:+.4f}".replace("-", "−")
 
 
-def _markdown(metrics: Sequence[str], rows: Mapping[str, list[str]]) -> str:
-    lines = ["| | " + " | ".join(METRICS[name] for name in metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
+def _markdown(benchmark: Tree, metrics: Sequence[str], rows: Mapping[str, list[str]]) -> str:
+    heads = [_head(name, benchmark["labels"].get(name)) for name in metrics]
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(metrics) + 1) + "|"]
     return "\n".join([*lines, *(f"| {label} | " + " | ".join(cells) + " |" for label, cells in rows.items())])
 
 

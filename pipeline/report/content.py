@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -293,7 +294,7 @@ def sources(root: Path, benchmark: Mapping[str, Any]) -> dict[str, Any]:
         "data": [(folder.relative_to(root).as_posix(), provenance.dvc_md5(folder)) for folder in folders],
         "code": [("git commit", provenance.code_commit()), ("params, SHA-256", params_hash)],
         "machine": [("CPU", made_by["cpu"]), ("threads", made_by["threads"]), ("device", made_by["device"])],
-        "versions": list(made_by["versions"].items()),
+        "versions": [("Python", platform.python_version()), *made_by["versions"].items()],
         "weights": evidence.facts(made_by["weights"]),
         "params": params_text,
     }

@@ -24,6 +24,7 @@ from pipeline.report.text import (
     restorer_label,
     share,
     signed,
+    value_text,
     verdict,
 )
 from pipeline.runtime import write_text
@@ -91,9 +92,11 @@ def notes(benchmark: Mapping[str, Any], dataset: str, table: Table) -> list[str]
 
 
 def score_table(benchmark: Mapping[str, Any], dataset: str) -> Table:
-    """Model × metric, each cell the mean and its 95 % interval; the head names direction and roles."""
+    """Model × metric, each cell the mean and its 95 % interval; the head names direction and roles. Last, what chance
+    scores: different people.
+    """
     body = [[row["label"], *_cells(row)] for row in rows(benchmark, dataset)]
-    return [["Model", *_metric_heads(benchmark)], *body]
+    return [["Model", *_metric_heads(benchmark)], *body, *_chance(benchmark, dataset, ["Different people"])]
 
 
 def ablation_table(benchmark: Mapping[str, Any], dataset: str) -> Table:
@@ -103,7 +106,17 @@ def ablation_table(benchmark: Mapping[str, Any], dataset: str) -> Table:
         for row in one["rows"]:
             marks = ["✓" if on else "–" for _, on in row["parts"]] if row["parts"] else ["–"] * 4
             table.append([one["label"], row["label"], *marks, *_cells(row)])
-    return table
+    return table + (_chance(benchmark, dataset, ["Different people", *["–"] * 5]) if len(table) > 1 else [])
+
+
+def _chance(benchmark: Mapping[str, Any], dataset: str, lead: list[str]) -> Table:
+    """A row of what two different people of this dataset score (mean, 5th percentile), where that is known."""
+    known = benchmark["datasets"].get(dataset, {}).get("impostor", {})
+    cells = [
+        f"{value_text(found['mean'])} (5th pct {value_text(found['p5'])})" if found else "–"
+        for found in (known.get(column["name"]) for column in columns(benchmark))
+    ]
+    return [[*lead, *cells]] if known else []
 
 
 def comparison_table(benchmark: Mapping[str, Any], dataset: str) -> Table:
