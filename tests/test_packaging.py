@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import tomllib
 import zipfile
 from importlib.metadata import distribution, requires
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +43,7 @@ def test_the_opencv_that_is_imported_is_the_one_without_windows() -> None:
     assert base64.urlsafe_b64encode(digest).decode().rstrip("=") == library.hash.value
 
 
-def test_the_wheel_holds_every_module_template_and_script(tmp_path: Path) -> None:
+def test_the_wheel_holds_every_module_template_and_script_and_brings_the_command(tmp_path: Path) -> None:
     for name in ("pipeline", "stages"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):
@@ -60,6 +62,22 @@ def test_the_wheel_holds_every_module_template_and_script(tmp_path: Path) -> Non
         if path.is_file()
     }
     assert inside == files
+
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run(command, check=True, capture_output=True)
+    elsewhere: dict[str, Any] = {
+        "cwd": site,
+        "env": {**os.environ, "PYTHONPATH": str(site)},
+        "capture_output": True,
+        "text": True,
+    }
+    helped = subprocess.run([sys.executable, site / "bin/diffusionreward", "--help"], check=True, **elsewhere)
+    assert all(name in helped.stdout for name in ("restore", "annotate", "benchmark", "stage"))
+    found = subprocess.run(
+        [sys.executable, "-c", "import stages.refl as m; print(m.__file__)"], check=True, **elsewhere
+    )
+    assert found.stdout.strip() == str(site / "stages/refl.py")
 
 
 def test_every_dependency_is_pinned_once_without_a_host_or_a_path() -> None:
