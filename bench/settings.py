@@ -41,8 +41,11 @@ def main(
     seed: int = value("seed")
     datasets = [from_tables("data/faces", "data/degraded", one) for one in split]
     ours, theirs = (_scores(datasets, path, samples, batch_size, seed) for path in (model, base))
+    people = [one for dataset in datasets for one in dataset.people or dataset.ids]
     for name in ours:
-        mean, low, high = paired_bootstrap(ours[name] - theirs[name], runtime.stable_seed(seed, name), resamples)
+        mean, low, high = paired_bootstrap(
+            ours[name] - theirs[name], runtime.stable_seed(seed, name), resamples, people
+        )
         print(f"{name}: {mean:+.4f} [{low:+.4f}, {high:+.4f}] ({len(ours[name])} faces)")
 
 

@@ -43,14 +43,14 @@ def means(benchmark: Tree, dataset: str) -> str:
     """A row for the LQ, the HQ, each variant of each restorer and different people (mean, 5th percentile); – where a
     distance to the HQ says nothing."""
     scores = benchmark["scores"][dataset]
-    rows = {"LQ": scores["lq"]["base"], "HQ": scores["hq"]["base"]}
+    rows = {name.upper(): scores[name]["base"] for name in ("lq", "hq") if name in scores}
     for restorer in benchmark["comparisons"][dataset]:  # in the order of the params
         rows |= {f"{restorer} {variant}": found for variant, found in scores[restorer].items()}
     cells = {
         label: [f"{found[name]['mean']:.4f}" if name in found else "–" for name in METRICS]
         for label, found in rows.items()
     }
-    chance = benchmark["impostor"]
+    chance = benchmark["datasets"][dataset]["impostor"]
     cells["different people"] = [
         f"{chance[name]['mean']:.4f} (5th pct {chance[name]['p5']:.4f})" if name in chance else "–" for name in METRICS
     ]
@@ -62,7 +62,7 @@ def differences(
 ) -> str:
     """A row for each comparison of each restorer (`only`: those named); bold: better, the interval excludes zero."""
     cells = {
-        f"{restorer}: {name}": [_difference(found[metric]) for metric in metrics]
+        f"{restorer}: {name}": [_difference(found[metric]) if metric in found else "–" for metric in metrics]
         for restorer, named in benchmark["comparisons"][dataset].items()
         for name, found in named.items()
         if not only or name in only
@@ -73,7 +73,9 @@ def differences(
 def seeds(benchmark: Tree, dataset: str) -> str:
     """Differences of variants that have several seeds: mean, Student's 95 % interval, and each training's own."""
     cells = {
-        f"{restorer}: {name}": [_over_seeds(found[metric], METRICS[metric].endswith("↑")) for metric in METRICS]
+        f"{restorer}: {name}": [
+            _over_seeds(found[metric], METRICS[metric].endswith("↑")) if metric in found else "–" for metric in METRICS
+        ]
         for restorer in benchmark["comparisons"][dataset]
         for name, found in benchmark["seeds"][dataset].get(restorer, {}).items()
         if "-" in name

@@ -119,7 +119,7 @@ def output_paths(source: Path, out: Path) -> dict[Path, Path]:
     if doubled := [target for target in targets if counts[_folded(target)] > 1]:
         raise UserError(f"--out {out}: two photos would be restored to {doubled[0]}; rename one of them")
     taken = {_real(path) for path in kept} & {_real(path) for path in targets}
-    if taken := taken | {path for path in targets if path.is_file() and not _is_result(path)}:
+    if taken := taken | {path for path in targets if os.path.isfile(path) and not _is_result(path)}:
         raise UserError(f"--out {out}: the result would replace {min(taken)}; choose another folder")
     return dict(zip(photos, targets, strict=True))
 

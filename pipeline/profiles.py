@@ -9,7 +9,9 @@ commit, `.kept`.
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,6 +30,7 @@ from pipeline.runtime import one_line_errors, write_bytes, write_text
 RUNS = Path(".runs")
 RESULTS = ("dvc.lock", "metrics", "plots")  # a run's own
 ANNOTATIONS = "annotations"  # votes exported in a run are its own as well, until they are committed
+IGNORED = f"{ANNOTATIONS}/rounds/.gitignore"  # in it DVC lists the rounds' folders
 FACES, WEIGHTS = "faces", "weights"  # links in a run
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -75,7 +78,12 @@ def ablation(variants: str, restorers: str = "") -> None:
 
 @contextmanager
 def alone(name: str) -> Iterator[Path]:
-    """The folder of a run, for one `make` at a time: a second one would move its code while stages run."""
+    """The folder of a run, for one `make` at a time: a second one would move its code while stages run.
+
+    Raises UserError for a name that is none, and where another `make` has the run.
+    """
+    if Path(name).name != name:
+        raise UserError(f"PROFILE={name}: give the name of a file of profiles/, without folder and .yaml")
     RUNS.mkdir(exist_ok=True)
     run = RUNS / name
     with (RUNS / f"{name}.lock").open("w") as handle:
@@ -115,7 +123,7 @@ def set_up(run: Path, params: Path, faces: str = "", weights: str = "") -> None:
         raise UserError(f"{params} is missing; there are: {there}")
     own = load("faces", FacesParams, params)
     for option, folder in (("FACES", faces), ("WEIGHTS", weights)):
-        if folder and not Path(folder).is_dir():
+        if folder and not os.path.isdir(folder):  # unlike Path.is_dir also where it may not be looked at
             raise UserError(f"{option}={folder} is no folder")
     if faces and (own.source, own.folder) != ("folder", FACES):
         wanted = f"it needs faces.source: folder and faces.folder: {FACES}"
@@ -125,15 +133,21 @@ def set_up(run: Path, params: Path, faces: str = "", weights: str = "") -> None:
     head = _git("rev-parse", "HEAD")
     _git("worktree", "prune")
     if run.exists():
-        _require_nothing_lost(run, params)
+        _require_nothing_lost(run, params, head)
     else:
         _git("worktree", "add", "--quiet", "--no-checkout", "--detach", str(run), head)
     _move(run, head, _votes(run, head))
     write_text(run / ".head", head + "\n")
-    cache = subprocess.run([*DVC, "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
-    _run([*DVC, "config", "--local", "cache.dir", str(Path(cache).resolve())], run)
+    asked = subprocess.run([*DVC, "cache", "dir"], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        raise UserError(f"dvc cache dir: {' '.join(asked.stderr.split())}")
+    _run([*DVC, "config", "--local", "cache.dir", str(Path(asked.stdout.strip()).resolve())], run)
     if rounds := sorted(str(path.relative_to(run)) for path in run.glob(f"{ANNOTATIONS}/rounds/*.dvc")):
-        _run([*DVC, "checkout", "--quiet", *rounds], run)
+        listed = run / IGNORED
+        lines = listed.read_text().splitlines() if listed.exists() else []
+        folders = [f"/{Path(one).stem}" for one in rounds]  # the run's, too, or git would take their pictures
+        write_text(listed, "\n".join([*lines, *(one for one in folders if one not in lines)]) + "\n")
+        _run([*DVC, "checkout", *rounds], run)
     for name in (PARAMS_FILE, Path(".params")):
         shutil.copyfile(params, run / name)
     if faces:
@@ -148,8 +162,9 @@ def set_up(run: Path, params: Path, faces: str = "", weights: str = "") -> None:
             print(f"note: the files of WEIGHTS {said}", flush=True)
 
 
-def _require_nothing_lost(run: Path, params: Path) -> None:
-    """Raises UserError where the folder is no run of this checkout, or holds edits or commits of somebody's."""
+def _require_nothing_lost(run: Path, params: Path, head: str) -> None:
+    """Raises UserError where the folder is no run of this checkout, or holds what moving it to `head` would lose:
+    somebody's edits, commits or new files."""
     worktrees = _git("worktree", "list", "--porcelain").splitlines()
     if f"worktree {run.resolve()}" not in worktrees:
         raise UserError(
@@ -157,7 +172,8 @@ def _require_nothing_lost(run: Path, params: Path) -> None:
         )
     own = _git("rev-parse", "HEAD", at=run)
     branches = _git("branch", "--all", "--contains", own, "--format", "%(refname)").splitlines()
-    if own != _base(run) and not any(name.startswith("refs/") for name in branches):
+    # at `head` already: a call before was killed on the way there
+    if own not in (_base(run), head) and not any(name.startswith("refs/") for name in branches):
         raise UserError(
             f"{run} has commits that no branch holds and that would be lost; keep them: git branch NAME {own}"
         )
@@ -166,11 +182,20 @@ def _require_nothing_lost(run: Path, params: Path) -> None:
     written, there = run / ".params", run / PARAMS_FILE
     if written.exists() and there.exists() and written.read_bytes() != there.read_bytes():
         edited = _names("HEAD", "--", str(PARAMS_FILE), at=run) + edited  # none: a call that was killed left git's own
-    if edited:
+    new = set(_git("ls-files", "--others", "--exclude-standard", "-z", at=run).split("\0"))
+    brought = set(_git("ls-tree", "-r", "--name-only", "-z", head).split("\0"))
+    edited += [name for name in sorted(new & brought - {"", IGNORED}) if not _same_file(run / name, head, name)]
+    if edited and not (run / ".kept").exists():  # with it, a killed call left git half-way
         raise UserError(
             f"edits in {run} would be lost: {' '.join(edited)} - put params into {params} and code into this checkout, "
             "and delete these files there"
         )
+
+
+def _same_file(path: Path, commit: str, name: str) -> bool:
+    """Whether a file has the content that the commit has under `name`."""
+    there = subprocess.run(["git", "show", f"{commit}:{name}"], capture_output=True, check=False)
+    return there.returncode == 0 and there.stdout == path.read_bytes()
 
 
 def _base(run: Path) -> str:
@@ -184,13 +209,18 @@ def _base(run: Path) -> str:
 
 def _votes(run: Path, head: str) -> list[str]:
     """Annotations that were exported in the run. Raises UserError where HEAD has got other ones under their name."""
-    base = _base(run)
-    exported = _names("--diff-filter=AM", base, "--", ANNOTATIONS, at=run)
+    base, aside = _base(run), run / ".kept"
+    if aside.exists():  # a killed call put them there
+        place = aside
+        exported = [str(path.relative_to(aside)) for path in (aside / ANNOTATIONS).rglob("*") if path.is_file()]
+    else:
+        place = run
+        exported = [name for name in _names("--diff-filter=AM", base, "--", ANNOTATIONS, at=run) if name != IGNORED]
     for name in exported:
-        if not _same(base, head, "--", name) and not _same(head, "--", name, at=run):
+        if not _same(base, head, "--", name) and not _same_file(place / name, head, name):
             raise UserError(
                 f"{name}: the checkout has committed other votes than those exported in {run}; to keep the run's, copy "
-                f"them into the checkout and commit them; to keep the checkout's, delete {run / name}"
+                f"{place / name} into the checkout and commit it; to keep the checkout's, delete {place / name}"
             )
     return exported
 
@@ -221,7 +251,9 @@ def _move(run: Path, head: str, votes: Sequence[str]) -> None:
 
 
 def _link(link: Path, folder: Path) -> None:
-    """Let `link` lead to `folder`, whatever it led to before."""
+    """Let `link` lead to `folder`, whatever it led to before. Raises UserError where it is no link."""
+    if link.is_dir() and not link.is_symlink():
+        raise UserError(f"{link} is a folder where a link belongs; move it away")
     link.unlink(missing_ok=True)
     link.symlink_to(folder.resolve())
 
@@ -247,6 +279,7 @@ def _names(*arguments: str, at: Path) -> list[str]:
 def _run(command: Sequence[str], root: Path) -> None:
     """Run a command in `root`; where it fails, end with its exit code: it has said why."""
     with subprocess.Popen(command, cwd=root) as process:  # without the lock: DVC forks daemons that outlive it
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # never to live on without this process's lock
         while True:
             try:
                 code = process.wait()

@@ -301,6 +301,24 @@ def test_a_run_moves_to_new_code_with_its_own_results_and_votes(
     git(clone, "commit", "--quiet", "--amend", "-m", "the checkout's own history may change")
     profiles.profile("omi-cpu")
 
+    # a round that the run made of its own stays ignored by git
+    pointer = (run / "annotations/rounds/0001-abc.dvc").read_text().replace("0001-abc", "0002-def")
+    (run / "annotations/rounds/0002-def.dvc").write_text(pointer)
+    profiles.profile("omi-cpu")
+    ignored = (run / "annotations/rounds/.gitignore").read_text().splitlines()
+    assert {"/0001-abc", "/0002-def"} <= set(ignored)
+    assert len(ignored) == len(set(ignored))
+
+    # nor is a new file there that the checkout has got, too, with another content
+    (run / "notes.md").write_text("mine")
+    (clone / "notes.md").write_text("the checkout's")
+    git(clone, "add", "notes.md")
+    git(clone, "commit", "-qm", "notes")
+    assert refused(capsys, "omi-cpu").startswith("edits in .runs/omi-cpu would be lost: notes.md ")
+    (run / "notes.md").unlink()
+    profiles.profile("omi-cpu")
+    assert (run / "notes.md").read_text() == "the checkout's"
+
     # votes that the checkout has got since are neither overwritten nor ignored
     (clone / "annotations/human.parquet").write_bytes(b"other votes")
     git(clone, "commit", "-qam", "other votes")
@@ -428,6 +446,7 @@ def test_a_folder_that_is_no_worktree_is_left_alone_and_so_is_the_checkout(
     ("profile", "folders", "said"),
     [
         ("nope", {}, "profiles/nope.yaml is missing; there are: ci.yaml"),
+        ("profiles/ci", {}, "PROFILE=profiles/ci: give the name of a file of profiles/"),
         ("ci", {"faces": "/no/such/folder"}, "FACES=/no/such/folder is no folder"),
         ("ci", {"faces": "/"}, "FACES is given, but profiles/ci.yaml takes its faces from elsewhere"),
         ("ci", {"weights": "/no/such/folder"}, "WEIGHTS=/no/such/folder is no folder"),

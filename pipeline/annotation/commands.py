@@ -89,9 +89,15 @@ def labels_export(
     """Write people's votes to the Parquet that the pipeline reads; votes that are in it already stay."""
     if not _exists(database):
         raise UserError(f"{without_password(database)}: nobody has voted here yet; run `diffusionreward annotate`")
+    pointer = out.with_name(f"{out.name}.dvc")
+    if pointer.exists() and not rounds.is_tracked_as(out, pointer):
+        raise UserError(
+            f"{out}: is not the file that {pointer} tracks, so other people's votes would be lost; run `dvc pull "
+            f"{pointer}` first (votes in the database are exported again)"
+        )
     with _one_line():
         total, new = votes.export(_open(database).votes(), out)
-        if out.with_name(f"{out.name}.dvc").exists():
+        if pointer.exists():
             rounds.track(out)
     print(f"{out}: {total} votes, {new} new")
 

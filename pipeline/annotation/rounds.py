@@ -6,6 +6,7 @@ from and the hash of the shards. It is written once, tracked by DVC, and checked
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -20,6 +21,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from pydantic import Field
 
 from pipeline import tables
@@ -138,11 +140,13 @@ def read_round(folder: Path) -> Round:
 
 
 def read_rounds(folder: Path = ROUNDS_FOLDER) -> list[Round]:
-    """All rounds in order. Raises UserError as `read_round` does, and for a tracked round that is not on this disk."""
+    """All rounds in order. Raises UserError as `read_round` does, half a round included, and for a tracked round that
+    is not on this disk."""
     for pointer in sorted(folder.glob("*.dvc")):
         if not pointer.with_suffix("").exists():
             raise UserError(f"{pointer.with_suffix('')} is tracked but not here; run `dvc pull {pointer}`")
-    return sorted((read_round(path.parent) for path in folder.glob("[0-9]*/round.json")), key=lambda one: one.number)
+    folders = [path for path in folder.glob("[0-9]*") if path.is_dir()]
+    return sorted(map(read_round, folders), key=lambda one: one.number)
 
 
 def _content_hash(folder: Path) -> str:
@@ -290,6 +294,15 @@ def _features_json(row: Mapping[str, Any]) -> str:
         {name: value if value is not None and math.isfinite(value) else None for name, value in numbers.items()},
         sort_keys=True,
     )
+
+
+def is_tracked_as(path: Path, pointer: Path) -> bool:
+    """Whether a file is here, and the one that its `.dvc` file records."""
+    try:
+        recorded = yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0]["md5"]
+    except (yaml.YAMLError, KeyError, IndexError, TypeError):
+        raise UserError(f"{pointer}: no DVC file; `git checkout {pointer}` brings it back") from None
+    return path.is_file() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == recorded
 
 
 def track(path: Path) -> bool:

@@ -270,8 +270,9 @@ class Store:
             self._append(db, "vote", event_id, annotator, lease.lease_id, lease.item_id, values)
             return True
 
-    def undo(self, event_id: str, annotator: str) -> bool:
-        """Take back this annotator's last standing vote, as a new event, and put its pair in front of them again.
+    def undo(self, event_id: str, annotator: str, target: str | None = None) -> bool:
+        """Take back this annotator's vote `target` (None: the last one) where it stands, as a new event, and put its
+        pair in front of them again.
 
         False when there is nothing to take back. A skipped pair that someone else has taken meanwhile stays theirs.
         """
@@ -281,6 +282,8 @@ class Store:
                     raise Refused("this event id was used for something else")
                 return True
             here = _standing(annotator).where(items.c.round_id.in_(self._active))
+            if target is not None:  # of two windows of one person each takes back its own
+                here = here.where(events.c.event_id == target)
             last = db.execute(here.order_by(events.c.seq.desc()).limit(1)).first()
             if last is None:
                 return False

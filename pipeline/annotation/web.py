@@ -22,6 +22,7 @@ from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 from markdown_it import MarkdownIt
 from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from pipeline.annotation.rounds import Round
@@ -32,6 +33,7 @@ HERE = Path(__file__).parent
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # listen everywhere, but nobody can open them
 LONGEST_NAME = 40
+LONGEST_FORM = 4096  # bytes
 WRONG_TOKEN = "That is not the token that the command printed."
 PAIRS_AHEAD = 2  # the pair on screen and the next one, fetched while the first is judged
 POLICY = "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
@@ -48,10 +50,11 @@ class VoteEvent(BaseModel):
 
 
 class UndoEvent(BaseModel):
-    """Take back the last vote."""
+    """Take back the vote `target`, the last one where the page knows of none (it was loaded anew)."""
 
     kind: Literal["undo"]
     event_id: UUID
+    target: UUID | None = None
 
 
 class Renewal(BaseModel):
@@ -73,7 +76,10 @@ def create_app(store: Store, rounds: Sequence[Round], token: str | None, hosts: 
 
     @app.middleware("http")
     async def headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await call_next(request)
+        if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+            response: Response = JSONResponse({"problem": "another site asked for this"}, status_code=403)
+        else:
+            response = await call_next(request)
         response.headers["Content-Security-Policy"] = POLICY
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["X-Content-Type-Options"] = "nosniff"
@@ -130,12 +136,21 @@ def create_app(store: Store, rounds: Sequence[Round], token: str | None, hosts: 
             name = who(request)
         except HTTPException:
             return sign_in_page(request)
+        if (
+            known := store.spelling(name)
+        ) != name:  # as another project's cookie has it; capitals make no second person
+            response = RedirectResponse("/", status_code=303)
+            _remember(response, "annotator", known)
+            return response
         context = {"annotator": name, "database": store.identity, "guidelines": guidelines}
         context["lease_seconds"] = store.lease_seconds
         return templates.TemplateResponse(request, "vote.html", context)
 
     @app.post("/sign-in")
     async def sign_in(request: Request) -> Response:
+        length = request.headers.get("Content-Length", "")
+        if not length.isdigit() or int(length) > LONGEST_FORM:  # anybody may send one, and it is read as a whole
+            return sign_in_page(request, problem="That was no sign-in form.")
         form = parse_qs((await request.body()).decode(errors="replace"))
         name = normalize("NFC", form.get("name", [""])[0].strip())
         given = form.get("token", [known_token(request) or ""])[0].strip()
@@ -145,7 +160,7 @@ def create_app(store: Store, rounds: Sequence[Round], token: str | None, hosts: 
         if not admitted(given):
             return sign_in_page(request, name, WRONG_TOKEN)
         try:
-            name = store.spelling(name)
+            name = await run_in_threadpool(store.spelling, name)  # it waits for the database; others must not
         except Unavailable as error:
             return sign_in_page(request, name, f"{error}; try again.")
         response = RedirectResponse("/", status_code=303)
@@ -170,7 +185,7 @@ def create_app(store: Store, rounds: Sequence[Round], token: str | None, hosts: 
         event: Annotated[VoteEvent | UndoEvent, Field(discriminator="kind")], annotator: Annotator
     ) -> dict[str, Any]:
         if isinstance(event, UndoEvent):
-            return {"saved": store.undo(str(event.event_id), annotator)}
+            return {"saved": store.undo(str(event.event_id), annotator, str(event.target) if event.target else None)}
         new = store.vote(str(event.event_id), annotator, event.lease, event.choice, event.response_ms)
         return {"saved": True, "new": new}
 

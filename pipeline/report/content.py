@@ -157,12 +157,17 @@ def pictures(
     images = _images(root, dataset, {*first, *worst}, models)
     values = scores.set_index(["model", "face_id"])[by] if worst else None
 
+    def score(model: str, face_id: str) -> str:
+        """Nothing where it has none: the HQ, or the LQ by a metric that compares with it."""
+        value = float("nan") if values is None or model == "hq" else values[model, face_id]
+        return text.value_text(value) if np.isfinite(value) else ""
+
     def strip(face_id: str) -> dict[str, Any]:
         cells = [
             {
                 "model": model,
                 "uri": data_uri(images[model][face_id]),
-                "score": text.value_text(values[model, face_id]) if values is not None and model != "hq" else "",
+                "score": score(model, face_id),
             }
             for model in ("lq", *models, "hq")
         ]
@@ -294,7 +299,7 @@ def sources(root: Path, benchmark: Mapping[str, Any]) -> dict[str, Any]:
         "data": [(folder.relative_to(root).as_posix(), provenance.dvc_md5(folder)) for folder in folders],
         "code": [("git commit", provenance.code_commit()), ("params, SHA-256", params_hash)],
         "machine": [("CPU", made_by["cpu"]), ("threads", made_by["threads"]), ("device", made_by["device"])],
-        "versions": [("Python", platform.python_version()), *made_by["versions"].items()],
+        "versions": [*made_by["versions"].items(), ("Python, of this report", platform.python_version())],
         "weights": evidence.facts(made_by["weights"]),
         "params": params_text,
     }

@@ -10,6 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 from pandas.api.types import is_numeric_dtype
 
+from pipeline.evaluation.summary import SEED
 from pipeline.metrics.catalogue import METRICS
 from pipeline.params import UserError
 from pipeline.report import charts
@@ -39,8 +40,14 @@ OF_REAL = {"val_reward": "val_reward_hq", "val_reward_heldout": "val_reward_held
 
 
 def colour(name: str, names: Sequence[str]) -> str:
-    """CSS class suffix of a series: its own name, or its place among `names`."""
-    return name if name in NAMED else f"c{list(names).index(name) % PALETTE}"
+    """CSS class suffix of a series: its own name, or its place among those of `names` that have no colour of their own;
+    another seed of a variant has the variant's, fainter.
+    """
+    if name in NAMED:
+        return name
+    if (seeded := SEED.fullmatch(name)) and seeded[1] in NAMED:
+        return f"{seeded[1]} seed"
+    return f"c{[one for one in names if one not in NAMED].index(name) % PALETTE}"
 
 
 def plots(paths: Sequence[Path], may_be_empty: bool = False) -> list[dict[str, Any]]:

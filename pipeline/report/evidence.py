@@ -87,7 +87,8 @@ def facts(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
     """A metrics file as flat (name, value) rows, in its own order; long lists are left to the file itself."""
     rows: list[tuple[str, str]] = []
     for key, item in content.items():
-        name = f"{prefix} · {words(key)}" if prefix else words(key)
+        label = key if "." in key else words(key)  # a file's name stays as it is
+        name = f"{prefix} · {label}" if prefix else label
         if isinstance(item, Mapping):
             if item.get("accuracy") is not None and "ci95" in item:
                 rows.append((name, _accuracy(item)))

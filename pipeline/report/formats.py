@@ -111,7 +111,7 @@ def ablation_table(benchmark: Mapping[str, Any], dataset: str) -> Table:
 
 def _chance(benchmark: Mapping[str, Any], dataset: str, lead: list[str]) -> Table:
     """A row of what two different people of this dataset score (mean, 5th percentile), where that is known."""
-    known = benchmark["datasets"].get(dataset, {}).get("impostor", {})
+    known = benchmark.get("datasets", {}).get(dataset, {}).get("impostor", {})
     cells = [
         f"{value_text(found['mean'])} (5th pct {value_text(found['p5'])})" if found else "–"
         for found in (known.get(column["name"]) for column in columns(benchmark))

@@ -94,8 +94,7 @@ def training_sentence(benchmark: Mapping[str, Any], dataset: str) -> str:
     counts = {
         entry["n"]
         for variants in benchmark.get("seeds", {}).get(dataset, {}).values()
-        for name, metrics in variants.items()
-        if name == "refl-base"
+        for metrics in variants.values()
         for entry in metrics.values()
     }
     if not counts:
@@ -212,15 +211,16 @@ def label_sentence(kinds: Mapping[str, int], annotators: Mapping[str, int]) -> s
     simulated, human = kinds.get("simulated", 0), kinds.get("human", 0)
     if not simulated and not human:
         return "There are no preference votes."
+    people, machines = (_counted(annotators.get(kind, 0)) for kind in ("human", "simulated"))
     if not human:
-        who = f"{annotators['simulated']} simulated annotators"
-        return f"All {simulated:,} preference votes are simulated ({who}); no person has judged any pair."
+        return f"All {simulated:,} preference votes are simulated ({machines}); no person's vote is used."
     if not simulated:
-        return f"All {human:,} preference votes are by people ({annotators['human']} annotators)."
-    return (
-        f"{human:,} preference votes are by people ({annotators['human']} annotators) and {simulated:,} are simulated "
-        f"({annotators['simulated']} simulated annotators)."
-    )
+        return f"All {human:,} preference votes are by people ({people})."
+    return f"{human:,} preference votes are by people ({people}) and {simulated:,} are simulated ({machines})."
+
+
+def _counted(annotators: int) -> str:
+    return f"{annotators} annotator{'' if annotators == 1 else 's'}"
 
 
 def held_out(benchmark: Mapping[str, Any]) -> list[str]:

@@ -40,6 +40,7 @@ COMPARISON_LABELS = {
 VERDICTS = {"better": "better", "worse": "worse", "none": "no measurable difference"}
 SURE = 0.05  # p under which a test calls a difference sure, as the 95 % interval does that excludes zero
 DOUBT = "†"
+NO_ZERO = ("reward", "sharpness", "blockiness")  # metrics whose zero means nothing: a share of it would mislead
 DOUBT_NOTE = (
     f"{DOUBT} The tests disagree: the 95 % interval, which the verdict follows, excludes zero, but Wilcoxon’s p after "
     f"Holm’s correction is {SURE} or more; or the other way round."
@@ -151,8 +152,8 @@ def share(value: float) -> str:
 
 
 def relative(metric: str, entry: Mapping[str, Any]) -> str:
-    """A difference in percent of the baseline's mean; not of rewards, whose zero means nothing."""
-    return "–" if metric.startswith("reward") else percent(entry["relative"])
+    """A difference in percent of the baseline's mean; not of rewards and logarithms, whose zero means nothing."""
+    return "–" if metric.startswith(NO_ZERO) else percent(entry["relative"])
 
 
 def p_text(p: float) -> str:
@@ -171,8 +172,8 @@ def doubt(entry: Mapping[str, Any]) -> str:
 
 
 def change(metric: str, entry: Mapping[str, Any]) -> str:
-    """A difference for people: relative, but absolute for rewards, whose zero means nothing; with its doubt."""
-    value = difference(entry)[0] if metric.startswith("reward") else percent(entry["relative"])
+    """A difference for people: relative, but absolute where zero means nothing (`relative`); with its doubt."""
+    value = difference(entry)[0] if metric.startswith(NO_ZERO) else percent(entry["relative"])
     return value + doubt(entry)
 
 

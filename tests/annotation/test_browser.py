@@ -246,9 +246,30 @@ def test_while_an_undo_is_on_its_way_no_button_offers_a_vote(enter: Any, address
     assert [row["undone_by"] != "" for row in store.votes()] == [True, False]
 
 
+def test_a_key_that_bounces_judges_one_pair(enter: Any, address: str, store: Store) -> None:
+    page = enter(address)
+    page.wait_for_selector("body.ready")
+    first = lease(page)
+    bounce = """async (first) => {
+      const press = () => document.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft", bubbles: true }));
+      press();
+      press();
+      const stage = document.querySelector("#stage");
+      while (stage.dataset.lease === first) await new Promise((done) => setTimeout(done, 1));
+      press(); // the next pair has just come up
+    }"""
+    page.evaluate(bounce, first)
+    saved(page)
+    assert len(store.votes()) == 1
+    press(page, "ArrowRight")
+    saved(page)
+    assert len(store.votes()) == 2
+
+
 def test_letters_work_by_their_place_on_a_keyboard_that_is_not_latin(enter: Any, address: str, store: Store) -> None:
     page = enter(address)
     first = lease(page)
+    page.wait_for_selector("body.ready")
     page.evaluate("document.dispatchEvent(new KeyboardEvent('keydown', {key: 'ы', code: 'KeyS', bubbles: true}))")
     page.wait_for_function(READY, arg=first)
     saved(page)

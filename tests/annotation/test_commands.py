@@ -102,3 +102,17 @@ def test_a_round_that_was_not_given_to_dvc_is_given_when_it_is_opened(
     (project / f"annotations/rounds/{one}.dvc").touch()
     assert CliRunner().invoke(app, ["annotate", "--port", "0"]).exit_code == 0
     assert given == [one]
+
+
+def test_votes_that_others_pushed_and_nobody_pulled_are_not_lost_by_an_export(project: Path) -> None:
+    pointer = project / "annotations/human.parquet.dvc"
+    pointer.write_text("outs:\n- md5: 0123456789abcdef0123456789abcdef\n  path: human.parquet\n")
+    for there in (False, True):
+        if there:
+            (project / "annotations/human.parquet").write_bytes(b"what stood before the pull")
+        done = CliRunner().invoke(app, ["labels", "export"])
+        assert done.exit_code == 2
+        assert "run `dvc pull annotations/human.parquet.dvc` first" in done.output
+    pointer.write_text("no DVC file")
+    done = CliRunner().invoke(app, ["labels", "export"])
+    assert (done.exit_code, "no DVC file" in done.output) == (2, True)

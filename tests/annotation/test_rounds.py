@@ -139,6 +139,13 @@ def test_a_tracked_round_that_was_not_pulled_is_named(tmp_path: Path) -> None:
         read_rounds(tmp_path)
 
 
+def test_half_a_round_is_named(tmp_path: Path) -> None:
+    (tmp_path / "001-abcd").mkdir()
+    (tmp_path / "001-abcd/part-00000.parquet").write_bytes(b"what an interrupted `dvc pull` left")
+    with pytest.raises(UserError, match=r"001-abcd: no round\.json here"):
+        read_rounds(tmp_path)
+
+
 def test_a_missing_image_names_the_stage_to_rerun(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     tables.write(tables.FEATURES, tmp_path / "data" / "features", [])

@@ -124,6 +124,17 @@ def test_undo_goes_back_step_by_step_and_ends(tmp_path: Path, plain: Round) -> N
     assert sum(row["undone_by"] == "" for row in store.votes()) == 1
 
 
+def test_an_undo_takes_back_the_vote_that_its_page_cast(tmp_path: Path, plain: Round) -> None:
+    """Of two windows of one person each its own; a vote that was not taken, or is of another round, takes none back."""
+    store = open_store(tmp_path, plain)
+    here, there = vote(store, "ada"), vote(store, "ada")
+    assert not store.undo(str(uuid4()), "ada", str(uuid4()))
+    assert not store.undo(str(uuid4()), "bob", here)
+    assert store.undo(str(uuid4()), "ada", here)
+    assert {row["event_id"]: row["undone_by"] != "" for row in store.votes()} == {here: True, there: False}
+    assert not store.undo(str(uuid4()), "ada", here), "it doesn't stand any more"
+
+
 def test_events_can_be_neither_changed_nor_deleted(tmp_path: Path, plain: Round) -> None:
     store = open_store(tmp_path, plain)
     vote(store, "ada")

@@ -151,6 +151,30 @@ def test_capitals_make_no_second_person(client: TestClient, store: Store) -> Non
     assert {row["annotator"] for row in store.votes()} == {"Ada", "Adam"}
 
 
+def test_a_name_remembered_from_another_project_makes_no_second_person(client: TestClient, store: Store) -> None:
+    vote(client, pairs(client)[0]["lease"])
+    client.cookies.clear()
+    client.cookies.set("annotator", "ada")
+    page = client.get("/")
+    assert 'data-annotator="Ada"' in page.text
+    client.post("/api/next")
+    assert {row["annotator"] for row in store.votes()} == {"Ada"}
+
+
+@pytest.mark.parametrize("path", ["/sign-in", "/sign-out", "/api/next"])
+def test_another_site_can_ask_for_nothing(client: TestClient, path: str) -> None:
+    asked = client.post(path, data={"name": "Bob"}, headers={"Sec-Fetch-Site": "cross-site"}, follow_redirects=False)
+    assert asked.status_code == 403
+    assert "set-cookie" not in asked.headers
+    assert client.post("/api/next", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
+
+
+def test_a_form_without_end_is_not_read(client: TestClient) -> None:
+    for content in ("name=" + "a" * 10_000, iter([b"name=Ada"])):  # the latter doesn't say how long it is
+        answer = client.post("/sign-in", content=content)
+        assert (answer.status_code, "That was no sign-in form." in answer.text) == (400, True)
+
+
 def test_the_printed_address_works_as_a_link_from_elsewhere(store: Store, one: Round) -> None:
     with TestClient(create_app(store, [one], "secret", ["localhost"]), base_url="http://localhost") as client:
         answer = client.get("/?token=secret", follow_redirects=False)

@@ -88,7 +88,7 @@ def test_bad_news_comes_first(page):
             "Against its own base, ReFL",
             "What the reward itself adds",
             "Surely less for DiffBIR (",
-            "All 1,200 preference votes are simulated (4 simulated",
+            "All 1,200 preference votes are simulated (4 annotators)",
             'class="tiles"',
         )
     ]

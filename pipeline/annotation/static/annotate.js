@@ -71,7 +71,8 @@ async function post(path, body) {
   }
   // an answer that is not ours (a proxy's login page, another program on the port) says nothing about the vote
   const answer = await response.json().catch(() => null);
-  const refused = response.status === 409 || response.status === 422; // and trying again won't help
+  const reason = { 409: "problem", 422: "detail" }[response.status]; // what our server says of an event that it refuses
+  const refused = Boolean(reason && answer?.[reason]); // and trying again won't help
   if (!answer || !(response.ok || refused)) throw new Unreachable(answer?.problem ?? NOT_OURS);
   return { ok: response.ok, ...answer, problem: answer.problem ?? (response.ok ? null : "the server refused it") };
 }
@@ -95,7 +96,8 @@ async function sync() {
       await flush();
       await refill();
       undoing = readQueue().some((event) => event.kind === "undo"); // the pair that came back is on its way to the screen
-      if (shown && !undoing) setVoting(true); // there was nothing to take back
+      returning = false;
+      letVote(); // there was nothing to take back
     } while (again || readQueue().length);
     delay = 0;
     setStatus("saved", "Saved");
@@ -139,7 +141,10 @@ let shown = null; // the pair whose pictures are really visible
 let coming = null; // the pair whose pictures are being put up
 let visibleSince = 0;
 let undoing = false;
+let returning = false; // after a long absence: the pair on screen may be somebody else's by now
 let idle = 0;
+const mine = []; // ids of the votes cast in this page, which an undo takes back one by one
+const SEEN_MS = 150;
 
 function prefetch(pair) {
   const load = (source) => {
@@ -162,10 +167,10 @@ async function show(progress) {
   if (!pair) {
     if (!progress || progress.open) return say("Loading the next pair", ""); // all that came was judged meanwhile
     if (progress.waiting) {
-      idle = setTimeout(sync, 5000);
+      idle = setTimeout(look, 5000);
       return say("The last pairs are with other people", "This page looks again every few seconds.");
     }
-    idle = setTimeout(sync, 30000);
+    idle = setTimeout(look, 30000);
     return say("All done, thank you", `You judged ${progress.done} pairs. Pairs that come free again appear here by themselves.`);
   }
   try {
@@ -192,15 +197,31 @@ async function show(progress) {
   stage.dataset.lease = pair.lease;
   stage.hidden = false;
   $("#message").hidden = true;
-  setVoting(!undoing);
   visibleSince = performance.now();
+  letVote();
+}
+
+/** Take votes on the pair on screen, once it was there long enough to be seen: a key that bounced judges nothing. */
+function letVote() {
+  if (!shown || undoing || returning) return;
+  const wait = visibleSince + SEEN_MS - performance.now();
+  if (wait > 0) setTimeout(letVote, wait);
+  else setVoting(true);
+}
+
+/** Ask for pairs again, unless nobody is here: a page left open must not take them from others. */
+function look() {
+  if (here()) sync();
+  else idle = setTimeout(look, 5000);
 }
 
 function vote(choice) {
-  if (!shown || undoing) return;
+  if (!document.body.classList.contains("ready")) return;
   const pair = shown;
   const response_ms = Math.round(performance.now() - visibleSince);
-  enqueue({ kind: "vote", event_id: newId(), lease: pair.lease, choice, response_ms });
+  const event_id = newId();
+  enqueue({ kind: "vote", event_id, lease: pair.lease, choice, response_ms });
+  mine.push(event_id);
   flash(choice);
   pairs = pairs.filter((other) => other !== pair);
   show();
@@ -211,7 +232,7 @@ function undo() {
   if (undoing) return;
   undoing = true; // votes wait, so that the pair that comes back is the next one judged
   setVoting(false);
-  enqueue({ kind: "undo", event_id: newId() });
+  enqueue({ kind: "undo", event_id: newId(), target: mine.pop() ?? null });
   sync();
 }
 
@@ -425,6 +446,7 @@ $("#undo").addEventListener("click", (event) => {
   if (event.detail < 2) undo();
 });
 $("#guide").addEventListener("click", () => dialog.showModal());
+dialog.addEventListener("close", () => document.activeElement?.blur()); // or Space would open it again
 $("#sign-out").addEventListener("submit", (event) => {
   const kept = readQueue().length;
   const asked = `${kept} of your answers are not saved yet. They stay in this browser until you sign in here again. Sign out?`;
@@ -433,14 +455,25 @@ $("#sign-out").addEventListener("submit", (event) => {
 
 // ---------------------------------------------------------------- start, and staying in touch
 
-let lastSeen = performance.now(); // a page left open must not keep its pairs from others
+let lastSeen = Date.now(); // which goes on while the machine sleeps
+const here = () => !document.hidden && Date.now() - lastSeen < leaseSeconds * 1000;
+
+function seen() {
+  if (!here() && shown) {
+    returning = true;
+    setVoting(false);
+    sync();
+  }
+  lastSeen = Date.now();
+}
+
+// first of all that listen: the key that ends an absence judges nothing
 for (const sign of ["keydown", "pointermove", "pointerdown", "wheel"]) {
-  document.addEventListener(sign, () => (lastSeen = performance.now()), { passive: true });
+  document.addEventListener(sign, seen, { passive: true, capture: true });
 }
 setInterval(() => {
   const leases = pairs.map((pair) => pair.lease);
-  const here = !document.hidden && performance.now() - lastSeen < leaseSeconds * 1000;
-  if (here && leases.length) post("/api/renew", { leases }).catch(() => {}); // the next vote will tell
+  if (here() && leases.length) post("/api/renew", { leases }).catch(() => {}); // the next vote will tell
 }, (leaseSeconds * 1000) / 3);
 document.addEventListener("visibilitychange", () => document.hidden || sync());
 window.addEventListener("online", sync);
