@@ -184,7 +184,8 @@ def _require_nothing_lost(run: Path, params: Path, head: str) -> None:
         edited = _names("HEAD", "--", str(PARAMS_FILE), at=run) + edited  # none: a call that was killed left git's own
     new = set(_git("ls-files", "--others", "--exclude-standard", "-z", at=run).split("\0"))
     brought = set(_git("ls-tree", "-r", "--name-only", "-z", head).split("\0"))
-    edited += [name for name in sorted(new & brought - {"", IGNORED}) if not _same_file(run / name, head, name)]
+    new = {name for name in new & brought - {"", IGNORED} if name.split("/")[0] not in RESULTS}  # those stay anyway
+    edited += [name for name in sorted(new) if not _same_file(run / name, head, name)]
     if edited and not (run / ".kept").exists():  # with it, a killed call left git half-way
         raise UserError(
             f"edits in {run} would be lost: {' '.join(edited)} - put params into {params} and code into this checkout, "

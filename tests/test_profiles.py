@@ -311,8 +311,9 @@ def test_a_run_moves_to_new_code_with_its_own_results_and_votes(
 
     # nor is a new file there that the checkout has got, too, with another content
     (run / "notes.md").write_text("mine")
-    (clone / "notes.md").write_text("the checkout's")
-    git(clone, "add", "notes.md")
+    for name in ("notes.md", "metrics/mine.json"):  # the latter is a result, and the run's stays
+        (clone / name).write_text("the checkout's")
+        git(clone, "add", name)
     git(clone, "commit", "-qm", "notes")
     assert refused(capsys, "omi-cpu").startswith("edits in .runs/omi-cpu would be lost: notes.md ")
     (run / "notes.md").unlink()
