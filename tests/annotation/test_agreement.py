@@ -109,10 +109,10 @@ def test_summary_leaves_out_anchors_repeats_and_pairs_asked_for_their_difficulty
         *(("p", "x", "a", "a"), ("p", "y", "a", "a"), ("q", "x", "a", "a"), ("q", "y", "b", "a")),
         *(("g", "x", "a", "a"), ("g", "y", "a", "a"), ("r", "x", "b", "a"), ("r", "y", "b", "a")),
     )
-    found = summary(given, pairs(), seed=0)
+    found = summary(given, pairs(), 0, 200)
     assert (found["raw"], found["n"]) == (0.5, 2)
     hard = pairs().assign(why=lambda known: known["why"].mask(known["pair_id"].eq("q"), "margin"))
-    assert (summary(given, hard, seed=0)["raw"], summary(given, hard, seed=0)["n"]) == (1.0, 1)
+    assert (summary(given, hard, 0, 200)["raw"], summary(given, hard, 0, 200)["n"]) == (1.0, 1)
     assert found["ci95"] == [0.0, 1.0]
     assert found["gold"]["x"] == {"accuracy": 1.0, "n": 1}
-    assert summary(given.iloc[:0], pairs(), seed=0)["raw"] is None
+    assert summary(given.iloc[:0], pairs(), 0, 200)["raw"] is None

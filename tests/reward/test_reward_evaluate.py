@@ -140,6 +140,15 @@ def test_calibration_counts_votes_not_majorities() -> None:
     )
 
 
+@pytest.mark.parametrize(("people", "least", "enough"), [(6, 6, True), (6, 7, False), (5, 6, False)])
+def test_a_headline_of_few_pairs_or_few_people_is_no_evidence(people: int, least: int, enough: bool) -> None:
+    pairs = pair_rows(6, p_a=[1.0] * 6).assign(group_id=[f"p{index % people}" for index in range(6)])
+    votes = vote_frame(**{f"p{index}": "aaa" for index in range(6)})
+    params = PARAMS.model_copy(update={"min_pairs": least})
+    found, _ = evaluate.judge(pairs, np.ones(6), 2.0, votes, params, 0)
+    assert found["headline"]["enough_pairs"] is enough
+
+
 def test_judge_reports_every_part_and_refuses_an_empty_headline() -> None:
     pairs = pair_rows(6, p_a=[1.0, 0.0, 1.0, 2 / 3, 0.5, 1.0], anchored=[False] * 5 + [True])
     pairs.loc[5, ["restorer_a", "restorer_b"]] = ["hq", "diffbir"]
@@ -156,9 +165,7 @@ def test_judge_reports_every_part_and_refuses_an_empty_headline() -> None:
     assert found["single_annotator"] == {"annotator": 9 / 12, "reward": 10 / 12, "n": 12}
     assert found["calibration"]["n"] == sum(row["n"] for row in table) == 15
     assert found["headline"]["accuracy"] == 1.0
-    assert (found["headline"]["n"], found["headline"]["enough_pairs"]) == (3, True)
-    few = PARAMS.model_copy(update={"min_pairs": 4})
-    assert not evaluate.judge(pairs, difference, 2.0, votes, few, 0)[0]["headline"]["enough_pairs"]
+    assert (found["headline"]["n"], found["headline"]["enough_pairs"]) == (3, False)  # of three people
     assert found["all_restored"]["accuracy"] == 0.75
     with pytest.raises(UserError, match="3 annotators are unanimous"):
         evaluate.judge(pairs.assign(n=2), difference, 2.0, votes, PARAMS, 0)
