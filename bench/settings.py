@@ -7,7 +7,7 @@ latter the rewards were trained), with 95 % intervals (paired bootstrap over fac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +40,8 @@ def main(
     """Print `model` − `base` for each metric and reward."""
     seed: int = value("seed")
     datasets = [from_tables("data/faces", "data/degraded", one) for one in split]
-    ours, theirs = (_scores(datasets, path, samples, batch_size, seed) for path in (model, base))
+    rewards = {name: FaceRewardModel.from_pretrained(folder, runtime.device()) for name, folder in REWARDS.items()}
+    ours, theirs = (_scores(datasets, path, rewards, samples, batch_size, seed) for path in (model, base))
     people = [one for dataset in datasets for one in dataset.people or dataset.ids]
     for name in ours:
         mean, low, high = paired_bootstrap(
@@ -49,10 +50,12 @@ def main(
         print(f"{name}: {mean:+.4f} [{low:+.4f}, {high:+.4f}] ({len(ours[name])} faces)")
 
 
-def _scores(datasets: Sequence[Dataset], path: Path, samples: int, batch_size: int, seed: int) -> dict[str, np.ndarray]:
+def _scores(
+    datasets: Sequence[Dataset], path: Path, rewards: Mapping[str, FaceRewardModel], samples: int, batch_size: int,
+    seed: int,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Each face's score, the mean over its restorations."""
     restorer = load(path, runtime.device())
-    rewards = {name: FaceRewardModel.from_pretrained(folder, runtime.device()) for name, folder in REWARDS.items()}
     parts = []
     for dataset in datasets:
         assert dataset.hq is not None

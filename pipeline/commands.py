@@ -37,13 +37,13 @@ def restore(
         raise UserError("--detector facexlib needs --weights, the path of detection_Resnet50_Final.pth")
     if detector == "facexlib" and min_score > 1:
         raise UserError(f"--min-score {min_score:g}: facexlib's score is a probability, at most 1")
-    output_paths(photos, out)  # what is wrong with them is said before a model is loaded
+    targets = output_paths(photos, out)  # what is wrong with them is said before a model is loaded
     require_writable(out, "--out")
     configure(RuntimeParams(device=on, tf32=True))  # pictures, no measurements
     where = device(on)
     finder = None if aligned else Finder(load_detector(detector, str(weights or ""), detection_size), min_score)
     restorer = load_restorer(model, where)
     try:
-        restore_photos(photos, out, restorer, finder, where, seed)
+        restore_photos(targets, restorer, finder, where, seed)
     except OSError as error:
         raise UserError(f"--out {out}: can't be written ({error.strerror}); name another folder") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,24 +41,21 @@ class Finder:
 
 
 def restore_photos(
-    source: Path,
-    out: Path,
+    targets: Mapping[Path, Path],
     restorer: Restores,
     finder: Finder | None,
     device: torch.device,
     seed: int,
     say: Callable[[str], None] = lambda text: print(printable(text)),
 ) -> list[Path]:
-    """Restore one photo or all photos of a folder (with its subfolders) into PNG files under `out`.
+    """Restore photos into PNG files: `targets` as `output_paths` names them.
 
     `finder` None means that the images are aligned crops: each is restored as a whole, at the native size. A photo
     without a face or that can't be read is said through `say` and skipped; so is what makes a result coarse. The same
     photo and seed give the same result, whatever lies beside it.
 
-    Returns the files written. Raises UserError when there is no photo, when a result would replace a photo, when the
-    GPU's memory is too small, or when nothing could be restored.
+    Returns the files written. Raises UserError when the GPU's memory is too small, or nothing could be restored.
     """
-    targets = output_paths(source, out)
     say(f"the model restores faces at {restorer.native_size} × {restorer.native_size} px")
     written = []
     for photo, target in targets.items():
@@ -84,7 +81,7 @@ def restore_photos(
         written.append(target)
         say(f"{photo} → {target}")
     if not written:
-        raise UserError(f"{source}: nothing was restored")
+        raise UserError("nothing was restored")
     return written
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -280,7 +279,6 @@ def _names(*arguments: str, at: Path) -> list[str]:
 def _run(command: Sequence[str], root: Path) -> None:
     """Run a command in `root`; where it fails, end with its exit code: it has said why."""
     with subprocess.Popen(command, cwd=root) as process:  # without the lock: DVC forks daemons that outlive it
-        signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # never to live on without this process's lock
         while True:
             try:
                 code = process.wait()

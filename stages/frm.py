@@ -14,7 +14,7 @@ import typer
 from pipeline.annotation.rounds import ROUNDS_FOLDER
 from pipeline.annotation.svm import PairSVM
 from pipeline.params import load, value
-from pipeline.reward.data import decided, load_preferences
+from pipeline.reward.data import decided, load_preferences, taught_by
 from pipeline.reward.evaluate import Numbers, correct, rivals, unanimous, voted, with_lead
 from pipeline.reward.evidence import evidence
 from pipeline.reward.model import check_official
@@ -48,7 +48,7 @@ def main() -> None:
     models = {"reward": params.reward, "heldout": params.heldout}
     labels = {name: known.labelled(model, prior_votes, f"frm.{name}") for name, model in models.items()}
     known.originals(test.face_id)  # what can't be judged is said before hours of training, not between two
-    for path in (model.pretrained for model in models.values() if model.pretrained):
+    for path in (path for model in models.values() for path in model.files):
         check_official(path)
 
     found: dict[str, dict[str, Any]] = {}
@@ -56,14 +56,11 @@ def main() -> None:
     for name, reward in models.items():
         shown = (*known.candidates.captions, *sorted(set(known.votes.round_id)))
         data = (DATA / "candidates", labels[name].to_json(), *shown)
-        weights = [Path(reward.pretrained)] if reward.pretrained else []
-        scratch = SCRATCH / key(name, params.model_dump_json(), seed, *weights, *data)
+        scratch = SCRATCH / key(name, params.model_dump_json(), seed, *reward.files, *data)
         model, curve = train(
             reward, params.training, params.default_caption, known.candidates, labels[name], seed, scratch, device()
         )
-        teaches = labels[name].split.isin(["fit", "select"])
-        taught_by = "+".join(sorted(set(labels[name].source[teaches]) - {"svm"}))
-        model.config = model.config.model_copy(update={"labels": taught_by})
+        model.config = model.config.model_copy(update={"labels": taught_by(labels[name])})
         model.save_pretrained(MODELS / name)
         difference = reward_differences(model, known.candidates, test, params.evaluation.batch_size)
         about = (model, curve, labels[name], known, test, difference, params.evaluation, seed)

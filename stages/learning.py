@@ -13,7 +13,7 @@ from pipeline.annotation.rounds import ROUNDS_FOLDER
 from pipeline.annotation.svm import SvmParams
 from pipeline.annotation.svm_report import svm_labels
 from pipeline.params import load, value
-from pipeline.reward.data import label, load_preferences, training_labels
+from pipeline.reward.data import label, load_preferences, taught_by, training_labels
 from pipeline.reward.evaluate import Numbers, correct, unanimous, voted
 from pipeline.reward.learning import LearningParams, curve_rows, learning_curve
 from pipeline.reward.params import FrmParams
@@ -37,10 +37,9 @@ def main() -> None:
     labels = training_labels(known.annotations, known.votes, votes_alone, prior_votes, "frm.reward")
     reference: bool = value("features.reference")
     training = frm.training.model_copy(update={"steps": params.steps, "patience": None})  # all trainings are as long
-    weights = [Path(frm.reward.pretrained)] if frm.reward.pretrained else []
     data = (
         DATA / "candidates",
-        *weights,
+        *frm.reward.files,
         frm.default_caption,
         *known.candidates.captions,
         *sorted(set(known.votes.round_id)),
@@ -65,8 +64,8 @@ def main() -> None:
 
     by_votes = label(known.pairs, labels)
     entries = learning_curve(by_votes, with_svm, judge, head, params, seed, frm.evaluation.resamples)
-    kinds = "+".join(sorted(set(by_votes.source[by_votes.split.isin(["fit", "select"])])))
-    write_json(SUMMARY, {"steps": params.steps, "seeds": params.seeds, "labels": kinds, "shares": entries})
+    about = {"steps": params.steps, "seeds": params.seeds, "labels": taught_by(by_votes)}
+    write_json(SUMMARY, about | {"shares": entries})
     write_text(PLOT, pd.DataFrame(curve_rows(entries)).to_csv(index=False, float_format="%.6g"))
     shutil.rmtree(SCRATCH, ignore_errors=True)
 

@@ -18,7 +18,7 @@ from pipeline import commands, photos
 from pipeline.faces.detection import alignment, load_detector, warp
 from pipeline.images import Pixels, decode, encode_png
 from pipeline.params import UserError, printable
-from pipeline.photos import Finder, feather, paste, restore_photos
+from pipeline.photos import Finder, feather, output_paths, paste, restore_photos
 
 CPU = torch.device("cpu")
 
@@ -58,7 +58,7 @@ def test_the_face_changes_and_the_rest_of_the_photo_does_not(tmp_path: Path, pho
     (tmp_path / "in.png").write_bytes(encode_png(photo))
     said: list[str] = []
     written = restore_photos(
-        tmp_path / "in.png", tmp_path / "out", Fake(128, 0.4), finder, CPU, seed=0, say=said.append
+        output_paths(tmp_path / "in.png", tmp_path / "out"), Fake(128, 0.4), finder, CPU, seed=0, say=said.append
     )
     assert written == [tmp_path / "out/in.png"]
     change = photo.astype(int) - read(written[0])
@@ -79,7 +79,9 @@ def test_every_face_of_a_photo_is_restored(tmp_path: Path, photo: Pixels, finder
     half = photo[:300, 60:360]
     (tmp_path / "two.png").write_bytes(encode_png(np.concatenate([half, half[:, ::-1]], axis=1)))
     restorer = Fake(64, 0.4)
-    [path] = restore_photos(tmp_path / "two.png", tmp_path / "out", restorer, finder, CPU, seed=0, say=lambda _: None)
+    [path] = restore_photos(
+        output_paths(tmp_path / "two.png", tmp_path / "out"), restorer, finder, CPU, seed=0, say=lambda _: None
+    )
     assert len(set(restorer.ids)) == 2
     whole = read(tmp_path / "two.png")
     change = whole.astype(int) - read(path)
@@ -163,7 +165,9 @@ def test_aligned_crops_come_out_at_the_native_size(tmp_path: Path, photo: Pixels
     (tmp_path / "in/a.png").write_bytes(encode_png(photo[:100, :100]))
     (tmp_path / "in/wide.png").write_bytes(encode_png(photo[:100]))
     said: list[str] = []
-    written = restore_photos(tmp_path / "in", tmp_path / "out", Fake(64), None, CPU, seed=0, say=said.append)
+    written = restore_photos(
+        output_paths(tmp_path / "in", tmp_path / "out"), Fake(64), None, CPU, seed=0, say=said.append
+    )
     assert written == [tmp_path / "out/a.png"]
     assert read(written[0]).shape == (64, 64, 3)
     assert any("wide.png" in line and "not square" in line for line in said)
@@ -172,7 +176,7 @@ def test_aligned_crops_come_out_at_the_native_size(tmp_path: Path, photo: Pixels
 def test_a_large_face_is_warned_about(tmp_path: Path, photo: Pixels, finder: Finder) -> None:
     (tmp_path / "in.png").write_bytes(encode_png(photo))
     said: list[str] = []
-    restore_photos(tmp_path / "in.png", tmp_path / "out", Fake(32), finder, CPU, seed=0, say=said.append)
+    restore_photos(output_paths(tmp_path / "in.png", tmp_path / "out"), Fake(32), finder, CPU, seed=0, say=said.append)
     assert any("warning" in line and "more than twice the model's 32 px" in line for line in said)
 
 
@@ -186,8 +190,10 @@ def test_photos_without_a_face_and_broken_files_are_said_and_skipped(
     (photos / "broken.jpg").write_bytes(b"no image")
     (photos / os.fsdecode(b"no\xff.jpg")).write_bytes(b"")
     said: list[str] = []
-    written = restore_photos(tmp_path / "in", tmp_path / "out", Fake(64), finder, CPU, seed=0, say=said.append)
-    restore_photos(tmp_path / "in", tmp_path / "out", Fake(64), finder, CPU, seed=0)
+    written = restore_photos(
+        output_paths(tmp_path / "in", tmp_path / "out"), Fake(64), finder, CPU, seed=0, say=said.append
+    )
+    restore_photos(output_paths(tmp_path / "in", tmp_path / "out"), Fake(64), finder, CPU, seed=0)
     assert capsys.readouterr().out.splitlines() == [printable(line) for line in said]
     assert any("no\\xff.jpg: not a readable image" in printable(line) for line in said)
     assert written == [tmp_path / "out/deep/good.png"]
@@ -200,7 +206,7 @@ def test_nothing_restored_nothing_there_and_results_over_photos_are_errors(
     tmp_path: Path, photo: Pixels, finder: Finder
 ) -> None:
     def run(source: Path, out: Path) -> None:
-        restore_photos(source, out, Fake(64), finder, CPU, seed=0, say=lambda _: None)
+        restore_photos(output_paths(source, out), Fake(64), finder, CPU, seed=0, say=lambda _: None)
 
     with pytest.raises(UserError, match="does not exist"):
         run(tmp_path / "nowhere", tmp_path / "out")
@@ -221,7 +227,7 @@ def test_results_never_meet_and_earlier_results_are_no_photos(tmp_path: Path, ph
         (tmp_path / name).write_bytes(encode_png(photo[:64, :64]))
     out = tmp_path / "out"
     for _ in range(2):
-        written = restore_photos(tmp_path, out, Fake(64), None, CPU, seed=0, say=lambda _: None)
+        written = restore_photos(output_paths(tmp_path, out), Fake(64), None, CPU, seed=0, say=lambda _: None)
         assert written == [out / "a.bmp.png", out / "a.png.png"]
 
 
@@ -229,21 +235,29 @@ def test_results_may_lie_above_the_photos_and_two_never_share_a_file(tmp_path: P
     for name in ("in/a.jpg", "in/a.png", "two/b.jpg", "two/b.png", "two/b.jpg.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(encode_png(photo[:64, :64]))
-    written = restore_photos(tmp_path / "in", tmp_path, Fake(64), None, CPU, seed=0, say=lambda _: None)
+    written = restore_photos(output_paths(tmp_path / "in", tmp_path), Fake(64), None, CPU, seed=0, say=lambda _: None)
     assert written == [tmp_path / "a.jpg.png", tmp_path / "a.png.png"]
-    again = restore_photos(tmp_path / "in", tmp_path, Fake(64), None, CPU, seed=0, say=lambda _: None)
+    again = restore_photos(output_paths(tmp_path / "in", tmp_path), Fake(64), None, CPU, seed=0, say=lambda _: None)
     assert again == written  # results say that they are ours
     (tmp_path / "a.jpg.png").write_bytes(encode_png(photo[:64, :64]))
     with pytest.raises(UserError, match=r"the result would replace .*a\.jpg\.png"):  # somebody's picture
-        restore_photos(tmp_path / "in", tmp_path, Fake(64), None, CPU, seed=0, say=lambda _: None)
-    restore_photos(tmp_path / "two/b.jpg.png", tmp_path / "two/new", Fake(64), None, CPU, seed=0, say=lambda _: None)
+        restore_photos(output_paths(tmp_path / "in", tmp_path), Fake(64), None, CPU, seed=0, say=lambda _: None)
+    restore_photos(
+        output_paths(tmp_path / "two/b.jpg.png", tmp_path / "two/new"), Fake(64), None, CPU, seed=0, say=lambda _: None
+    )
     (tmp_path / "two/new/c.jpg").write_bytes(encode_png(photo[:64, :64]))
     for _ in range(2):  # beside the photo, too, an earlier result may be replaced
-        restore_photos(tmp_path / "two/new/c.jpg", tmp_path / "two/new", Fake(64), None, CPU, 0, say=lambda _: None)
+        restore_photos(
+            output_paths(tmp_path / "two/new/c.jpg", tmp_path / "two/new"), Fake(64), None, CPU, 0, say=lambda _: None
+        )
     with pytest.raises(UserError, match=r"two photos would be restored to .*b\.jpg\.png"):
-        restore_photos(tmp_path / "two", tmp_path / "out", Fake(64), None, CPU, seed=0, say=lambda _: None)
+        restore_photos(
+            output_paths(tmp_path / "two", tmp_path / "out"), Fake(64), None, CPU, seed=0, say=lambda _: None
+        )
     with pytest.raises(UserError, match=r"the result would replace .*a\.png"):  # another photo beside it
-        restore_photos(tmp_path / "in/a.jpg", tmp_path / "in", Fake(64), None, CPU, seed=0, say=lambda _: None)
+        restore_photos(
+            output_paths(tmp_path / "in/a.jpg", tmp_path / "in"), Fake(64), None, CPU, seed=0, say=lambda _: None
+        )
 
 
 def test_names_that_differ_in_capitals_never_share_a_file(tmp_path: Path, photo: Pixels) -> None:
@@ -251,7 +265,7 @@ def test_names_that_differ_in_capitals_never_share_a_file(tmp_path: Path, photo:
     for name in ("A.jpg", "a.png"):
         (tmp_path / name).write_bytes(encode_png(photo[:64, :64]))
     out = tmp_path / "out"
-    written = restore_photos(tmp_path, out, Fake(64), None, CPU, seed=0, say=lambda _: None)
+    written = restore_photos(output_paths(tmp_path, out), Fake(64), None, CPU, seed=0, say=lambda _: None)
     assert written == [out / "A.jpg.png", out / "a.png.png"]
 
 
@@ -261,7 +275,7 @@ def test_links_that_lead_in_a_circle_are_skipped(tmp_path: Path, photo: Pixels) 
     (tmp_path / "photos/x.png").symlink_to("x.png")
     said: list[str] = []
     for source in (tmp_path / "photos", tmp_path / "photos/a.jpg"):
-        written = restore_photos(source, tmp_path / "out", Fake(64), None, CPU, seed=0, say=said.append)
+        written = restore_photos(output_paths(source, tmp_path / "out"), Fake(64), None, CPU, seed=0, say=said.append)
         assert written == [tmp_path / "out/a.png"]
     assert len([line for line in said if "x.png: skipped, not readable" in line]) == 1
 
@@ -269,11 +283,11 @@ def test_links_that_lead_in_a_circle_are_skipped(tmp_path: Path, photo: Pixels) 
 def test_earlier_results_beside_the_photos_are_not_restored_again(tmp_path: Path, photo: Pixels) -> None:
     (tmp_path / "a.jpg").write_bytes(encode_png(photo[:64, :64]))
     for _ in range(3):
-        written = restore_photos(tmp_path, tmp_path, Fake(64), None, CPU, seed=0, say=lambda _: None)
+        written = restore_photos(output_paths(tmp_path, tmp_path), Fake(64), None, CPU, seed=0, say=lambda _: None)
         assert written == [tmp_path / "a.png"]
     (tmp_path / "a.jpg").unlink()
     with pytest.raises(UserError, match="holds no image"):
-        restore_photos(tmp_path, tmp_path / "out", Fake(64), None, CPU, seed=0, say=lambda _: None)
+        restore_photos(output_paths(tmp_path, tmp_path / "out"), Fake(64), None, CPU, seed=0, say=lambda _: None)
 
 
 def test_too_little_memory_ends_the_work_and_names_the_photo(
@@ -290,7 +304,7 @@ def test_too_little_memory_ends_the_work_and_names_the_photo(
     restorer = Fake(64)
     monkeypatch.setattr(restorer, "restore", full)
     with pytest.raises(UserError, match=r"a\.png: the GPU's memory is too small for one face"):
-        restore_photos(tmp_path, tmp_path / "out", restorer, None, CPU, seed=0, say=lambda _: None)
+        restore_photos(output_paths(tmp_path, tmp_path / "out"), restorer, None, CPU, seed=0, say=lambda _: None)
     assert tried == [1, 1]  # of the first photo alone
 
 
@@ -300,7 +314,9 @@ def test_noise_follows_the_photo_not_its_place(tmp_path: Path, photo: Pixels) ->
     (tmp_path / "c.png").write_bytes(encode_png(photo[:64, :64]))
     restorer = Fake(64)
     for source in ("one", "c.png"):
-        restore_photos(tmp_path / source, tmp_path / "out", restorer, None, CPU, seed=0, say=lambda _: None)
+        restore_photos(
+            output_paths(tmp_path / source, tmp_path / "out"), restorer, None, CPU, seed=0, say=lambda _: None
+        )
     assert restorer.ids[0] == restorer.ids[1]
 
 
@@ -338,7 +354,9 @@ def test_a_group_goes_through_the_model_in_parts(
     for at_once in (4, 1):
         monkeypatch.setattr(photos, "AT_ONCE", at_once)
         restorer = Fake(64, 0.4)
-        [path] = restore_photos(tmp_path / "two.png", tmp_path / "out", restorer, finder, CPU, 0, lambda _: None)
+        [path] = restore_photos(
+            output_paths(tmp_path / "two.png", tmp_path / "out"), restorer, finder, CPU, 0, lambda _: None
+        )
         results.append((path.read_bytes(), restorer.ids))
     assert results[0] == results[1]
 
@@ -349,5 +367,5 @@ def test_photos_in_the_folder_of_results_are_restored_too(tmp_path: Path, photo:
         (tmp_path / "all" / name).write_bytes(encode_png(photo[:64, :64]))
     out = tmp_path / "all/2024"
     for _ in range(2):
-        written = restore_photos(tmp_path / "all", out, Fake(64), None, CPU, seed=0, say=lambda _: None)
+        written = restore_photos(output_paths(tmp_path / "all", out), Fake(64), None, CPU, seed=0, say=lambda _: None)
         assert written == [out / "2024/b.png", out / "a.png"]

@@ -286,13 +286,7 @@ def degradations(root: Path) -> dict[str, Any]:
 
 def sources(root: Path, benchmark: Mapping[str, Any]) -> dict[str, Any]:
     """Data, code, params and machine behind this report."""
-    folders = (
-        root / "data/faces",
-        root / "data/degraded",
-        root / "data/votes",
-        root / "data/restored",
-        root / "data/scores",
-    )
+    folders = [root / "data" / name for name in ("faces", "degraded", "votes", "restored", "scores")]
     made_by = benchmark["provenance"]
     params_text, params_hash = provenance.params_text()
     return {

@@ -213,7 +213,7 @@ def label_sentence(kinds: Mapping[str, int], annotators: Mapping[str, int]) -> s
         return "There are no preference votes."
     people, machines = (_counted(annotators.get(kind, 0)) for kind in ("human", "simulated"))
     if not human:
-        return f"All {simulated:,} preference votes are simulated ({machines}); no person's vote is used."
+        return f"All {simulated:,} preference votes are simulated ({machines}); no person’s vote is used."
     if not simulated:
         return f"All {human:,} preference votes are by people ({people})."
     return f"{human:,} preference votes are by people ({people}) and {simulated:,} are simulated ({machines})."

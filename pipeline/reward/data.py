@@ -150,6 +150,11 @@ def with_round_images(candidates: Candidates, shown: pd.DataFrame, rounds: Path)
     return extended, pd.concat([located, asked.assign(a=first, b=first + 1)], ignore_index=True)
 
 
+def taught_by(labels: pd.DataFrame) -> str:
+    """Whose votes a reward learns from, e.g. `human+simulated`: those of frm_test pairs teach nothing."""
+    return "+".join(sorted(set(labels.source[labels.split.isin(["fit", "select"])]) - {"svm"}))
+
+
 def label(located: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """The located pairs that have a label and on which it does not abstain, with p_a, weight and source.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -39,6 +40,11 @@ class RewardParams(Params):
     annotators: list[str] | None  # people or simulated annotators whose votes it learns from; null: data/annotations
     svm_labels: bool  # learn from the SVM's labels as well
     learning_rate: float = Field(gt=0)
+
+    @property
+    def files(self) -> list[Path]:
+        """The checkpoint that it starts from, whose bytes count in the key of resumable state; none from scratch."""
+        return [Path(self.pretrained)] if self.pretrained else []
 
 
 class DamageParams(Params):

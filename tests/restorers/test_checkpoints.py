@@ -180,6 +180,14 @@ def test_osediff_computes_with_its_adapters_merged(zoo: Zoo, osediff: OSEDiff) -
     assert not torch.allclose(restored, osediff.denoiser.decode(osediff.x0(plain, prompts)).clamp(-1, 1), atol=4e-2)
 
 
+def test_the_768_px_model_is_refused_by_its_name(tmp_path: Path) -> None:
+    """It predicts v, has the same tensors, and would be taken for noise."""
+    path = tmp_path / "v2-1_768-ema-pruned.ckpt"
+    path.touch()
+    with pytest.raises(UserError, match=r"v2-1_768-ema-pruned\.ckpt: by its name the 768 px model"):
+        checkpoints.import_denoiser(path, "epsilon")
+
+
 def test_only_the_lq_goes_through_the_adapted_encoder(zoo: Zoo, osediff: OSEDiff) -> None:
     picture = images()
     plain = 0.18215 * official.vae_mode(zoo.part("first_stage_model."), picture)
